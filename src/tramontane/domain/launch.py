@@ -1,0 +1,41 @@
+"""What to start: the plain value that an engine recipe makes and a driver carries out."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from tramontane.domain.resources import Resources
+
+# Placeholders in `LaunchSpec.argv` and its environment values, filled in on the node that runs it.
+PYTHON: Final = "{python}"  # the interpreter that runs the runner
+HOST: Final = "{host}"  # the address to listen on
+PORT: Final = "{port}"  # a free port, picked by the runner just before the start
+
+SECRET_ENV: Final = "TRAMONTANE_REPLICA_SECRET"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProbe:
+    """Where an engine tells its load: two series of a Prometheus page (text format 0.0.4)."""
+
+    path: str
+    running_series: str
+    waiting_series: str
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchSpec:
+    """One process to supervise.
+
+    ``env`` holds the only secrets (`SECRET_ENV` and the engine's own name for it): they never
+    stand in ``argv``, which every local user can read. ``device_indexes`` are the node's devices
+    that the process may see. ``health_path`` answers 200 when the engine can serve.
+    """
+
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    resources: Resources
+    health_path: str
+    load: LoadProbe | None
+    ready_timeout_s: int
+    drain_timeout_s: int
+    device_indexes: tuple[int, ...] = ()

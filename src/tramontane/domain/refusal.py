@@ -1,0 +1,59 @@
+"""Refusals: expected "no" answers, as values that travel up to one error table.
+
+A `Refused` says what was wrong, what was expected and what to do next. `api/errors.py` and the
+gateway turn its `code` into a status; nothing else does.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """Stable error codes: clients may match on them, so they never change meaning."""
+
+    INVALID_JSON = "invalid_json"
+    INVALID_VALUE = "invalid_value"
+    MISSING_REQUIRED_PARAMETER = "missing_required_parameter"
+    BODY_TOO_LARGE = "body_too_large"
+    INVALID_API_KEY = "invalid_api_key"
+    PERMISSION_DENIED = "permission_denied"
+    NOT_FOUND = "not_found"
+    MODEL_NOT_FOUND = "model_not_found"
+    NAME_TAKEN = "name_taken"
+    CONFLICT = "conflict"
+    IN_USE = "in_use"
+    DIGEST_MISMATCH = "digest_mismatch"
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    UNSUPPORTED_BY_ENGINE = "unsupported_by_engine"
+    DOES_NOT_FIT = "does_not_fit"
+    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+    RATE_LIMIT_EXCEEDED = "rate_limit_exceeded"
+    NO_READY_REPLICA = "no_ready_replica"
+    UPSTREAM_ERROR = "upstream_error"
+    UNAVAILABLE = "unavailable"
+    INTERNAL = "internal_error"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One refusal. ``param`` names the field at fault; ``retry_after_s`` is when to try again."""
+
+    code: Code
+    message: str
+    param: str | None = None
+    retry_after_s: int | None = None
+
+
+class RefusedError(Exception):
+    """Carries a `Refusal` out of a write transaction, which is rolled back by it."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+def refuse(
+    code: Code, message: str, *, param: str | None = None, retry_after_s: int | None = None
+) -> RefusedError:
+    """Return the exception for a refusal, to be raised by the caller."""
+    return RefusedError(Refusal(code, message, param, retry_after_s))

@@ -1,0 +1,1 @@
+"""What every process needs and no rule depends on: settings, clock, ids, logging."""
