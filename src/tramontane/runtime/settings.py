@@ -1,0 +1,192 @@
+"""Settings: one table, four sources.
+
+A value comes from, first to last: a command line option, a ``TRAMONTANE_<NAME>`` environment
+variable, ``tramontane.toml`` (``TRAMONTANE_CONFIG`` names another file), the default below.
+`TABLE` is the whole list; docs/settings.md shows the same table and a test keeps them equal.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+CONFIG_VARIABLE: Final = "TRAMONTANE_CONFIG"
+CONFIG_FILE: Final = "tramontane.toml"
+_PORT_MAX: Final = 65_535
+
+# Read from the environment by other parts; listed so that the documentation is complete.
+CLIENT_VARIABLES: Final = {
+    "TRAMONTANE_BASE_URL": "where the command line finds the API, instead of the home's credentials",
+    "TRAMONTANE_API_KEY": "the key that the command line uses, instead of the home's credentials",
+    CONFIG_VARIABLE: "a settings file in place of ./tramontane.toml",
+}
+
+
+class SettingsError(Exception):
+    """A setting is unknown or unusable; the message is one line that names it and its source."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table. ``default`` gives the type; None is an optional text."""
+
+    name: str
+    default: str | int | bool | None
+    meaning: str
+    minimum: int | None = None
+    maximum: int | None = None
+
+
+TABLE: Final[tuple[Setting, ...]] = (
+    Setting("home", ".tramontane", "folder of everything that an installation keeps"),
+    Setting("host", "127.0.0.1", "address that the gateway listens on"),
+    Setting("port", 8080, "port that the gateway listens on; 0 picks a free one", 0, _PORT_MAX),
+    Setting(
+        "database_url",
+        None,
+        "sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME; unset: SQLite in the home",
+    ),
+    Setting("demo", True, "deploy the demo model at the first start"),
+    Setting("demo_model", None, "GGUF file of the demo model; unset: the one that ships with us"),
+    Setting("models_root", None, "models may only be imported from below this folder; unset: any"),
+    Setting("cluster", "local", "name of this machine's cluster"),
+    Setting(
+        "node_cpu_millicores",
+        None,
+        "thousandths of a core that replicas may reserve on this node; unset: four times the cores",
+    ),
+    Setting(
+        "node_memory_bytes",
+        None,
+        "memory that replicas may reserve on this node; unset: all but 1 GiB",
+    ),
+    Setting("reconcile_interval_ms", 1_000, "pause between two looks at the world", 50, 60_000),
+    Setting("drain_timeout_s", 30, "longest wait for requests in flight at a stop", 0, 3_600),
+    Setting("log_level", "info", "debug, info, warning or error"),
+)
+
+_BY_NAME: Final = {setting.name: setting for setting in TABLE}
+_OPTIONAL_INTEGERS: Final = frozenset({"node_cpu_millicores", "node_memory_bytes"})
+_WORDS: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting of `TABLE`, checked. Paths are absolute."""
+
+    home: Path
+    host: str
+    port: int
+    database_url: str
+    demo: bool
+    demo_model: Path | None
+    models_root: Path | None
+    cluster: str
+    node_cpu_millicores: int | None
+    node_memory_bytes: int | None
+    reconcile_interval_ms: int
+    drain_timeout_s: int
+    log_level: str
+
+
+def load(
+    options: Mapping[str, object | None] | None = None,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Settings:
+    """Return the settings that ``options``, the environment and the settings file give.
+
+    ``options`` are command line options; None values count as not given. ``folder`` is where
+    ``tramontane.toml`` is looked for. Raises `SettingsError`.
+    """
+    environment = os.environ if environment is None else environment
+    folder = Path.cwd() if folder is None else folder
+    values: dict[str, Any] = {setting.name: setting.default for setting in TABLE}
+    for name, raw, source in (*_from_file(environment, folder), *_from_environment(environment)):
+        values[name] = _checked(_BY_NAME[name], raw, source)
+    for name, raw in (options or {}).items():
+        if raw is not None:
+            values[name] = _checked(_BY_NAME[name], raw, f"--{name.replace('_', '-')}")
+    return _finish(values, folder)
+
+
+def _from_file(environment: Mapping[str, str], folder: Path) -> list[tuple[str, object, str]]:
+    named = environment.get(CONFIG_VARIABLE)
+    path = Path(named) if named else folder / CONFIG_FILE
+    if not named and not path.exists():
+        return []
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        msg = f"settings file {path} cannot be read: {error.strerror}"
+        raise SettingsError(msg) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        msg = f"settings file {path} is not TOML: {error}"
+        raise SettingsError(msg) from error
+    for name in table:
+        if name not in _BY_NAME:
+            near = difflib.get_close_matches(name, _BY_NAME, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "; docs/settings.md lists all"
+            msg = f"{path}: there is no setting {name!r}{hint}"
+            raise SettingsError(msg)
+    return [(name, value, f"{name} in {path}") for name, value in table.items()]
+
+
+def _from_environment(environment: Mapping[str, str]) -> list[tuple[str, object, str]]:
+    found: list[tuple[str, object, str]] = []
+    for setting in TABLE:
+        variable = f"TRAMONTANE_{setting.name.upper()}"
+        raw = environment.get(variable)
+        if raw:  # an empty variable counts as unset, as `make` passes it
+            found.append((setting.name, raw, variable))
+    return found
+
+
+def _checked(setting: Setting, raw: object, source: str) -> object:
+    if isinstance(setting.default, bool):
+        return _boolean(raw, source)
+    if isinstance(setting.default, int) or setting.name in _OPTIONAL_INTEGERS:
+        return _integer(setting, raw, source)
+    text = str(raw) if isinstance(raw, str | Path) else None
+    if not text or "\0" in text:
+        msg = f"{source} must be a text, not {raw!r}"
+        raise SettingsError(msg)
+    return text
+
+
+def _boolean(raw: object, source: str) -> bool:
+    value = raw if isinstance(raw, bool) else _WORDS.get(str(raw).lower())
+    if value is None:
+        msg = f"{source} must be true or false, not {raw!r}"
+        raise SettingsError(msg)
+    return value
+
+
+def _integer(setting: Setting, raw: object, source: str) -> int:
+    low = 1 if setting.minimum is None else setting.minimum
+    high = 1 << 62 if setting.maximum is None else setting.maximum
+    text = str(raw)
+    digits = text.isascii() and text.isdigit() and len(text) < 20
+    if isinstance(raw, bool) or not digits or not low <= int(text) <= high:
+        most = f"{low} to {high}" if setting.maximum is not None else f"at least {low}"
+        msg = f"{source} must be a whole number, {most}, not {raw!r}"
+        raise SettingsError(msg)
+    return int(text)
+
+
+def _finish(values: dict[str, Any], folder: Path) -> Settings:
+    if values["log_level"] not in {"debug", "info", "warning", "error"}:
+        msg = f"log_level must be debug, info, warning or error, not {values['log_level']!r}"
+        raise SettingsError(msg)
+    for name in ("home", "demo_model", "models_root"):
+        if values[name] is not None:
+            values[name] = folder / Path(values[name]).expanduser()
+    if values["database_url"] is None:
+        values["database_url"] = f"sqlite:///{values['home'] / 'tramontane.sqlite'}"
+    elif not values["database_url"].startswith(("sqlite:///", "postgresql://")):
+        msg = "database_url must begin with sqlite:/// or postgresql://"
+        raise SettingsError(msg)
+    return Settings(**values)
