@@ -1,0 +1,1 @@
+"""The test rooms of Tramontane: each mirrors a room of the source."""

@@ -1,0 +1,1 @@
+"""What the test rooms share: real systems to start, stubs, golden files."""
