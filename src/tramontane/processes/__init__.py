@@ -1,0 +1,1 @@
+"""Composition roots: one module per process wires its rooms together and runs it."""

@@ -19,8 +19,8 @@ _PORT_MAX: Final = 65_535
 
 # Read from the environment by other parts; listed so that the documentation is complete.
 CLIENT_VARIABLES: Final = {
-    "TRAMONTANE_BASE_URL": "where the command line finds the API, instead of the home's credentials",
-    "TRAMONTANE_API_KEY": "the key that the command line uses, instead of the home's credentials",
+    "TRAMONTANE_BASE_URL": "where the command line finds the API, unless the home's credentials say",
+    "TRAMONTANE_API_KEY": "the key that the command line uses in place of the home's credentials",
     CONFIG_VARIABLE: "a settings file in place of ./tramontane.toml",
 }
 
@@ -49,7 +49,7 @@ TABLE: Final[tuple[Setting, ...]] = (
         None,
         "sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME; unset: SQLite in the home",
     ),
-    Setting("demo", True, "deploy the demo model at the first start"),
+    Setting("demo", True, "deploy the demo model at the first start"),  # noqa: FBT003
     Setting("demo_model", None, "GGUF file of the demo model; unset: the one that ships with us"),
     Setting("models_root", None, "models may only be imported from below this folder; unset: any"),
     Setting("cluster", "local", "name of this machine's cluster"),

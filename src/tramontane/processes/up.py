@@ -1,0 +1,216 @@
+"""``tramontane up``: the whole of Tramontane on one machine, in the foreground.
+
+Opens the home and the sockets, starts the control plane and the gateway under supervision,
+waits until the demo deployment answers, prints how to call it, and on SIGINT or SIGTERM drains
+and leaves no process behind.
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import shlex
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Final
+
+from tramontane.processes.supervisor import Child, ChildFailedError, Supervisor
+from tramontane.runtime.home import Credentials, Home, HomeError
+from tramontane.runtime.parent import adopt_orphans
+from tramontane.runtime.settings import Settings, SettingsError, load
+
+_BACKLOG: Final = 4_096  # connections that may wait while the gateway restarts
+_POLL_S: Final = 0.1  # pause between two looks at /ready during the start
+_PATIENCE_S: Final = 60.0  # after this long without an answer, say what is being waited for
+_LAST_GRACE_S: Final = 15.0  # on top of the drain, before a child is killed
+
+
+def run(home: Path | None, host: str | None, port: int | None) -> int:
+    """Run until stopped; options that are None come from the settings. Returns the exit status."""
+    try:
+        settings = load({"home": home, "host": host, "port": port})
+        folder = Home(settings.home)
+        folder.open()
+    except (SettingsError, HomeError) as error:
+        return _refuse(str(error))
+    try:
+        with _listening(settings.host, settings.port) as public, _listening("127.0.0.1", 0) as own:
+            return _Up(settings, folder, public, own).run()
+    except OSError as error:
+        return _refuse(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; "
+            "choose another with --port N (0 picks a free one)"
+        )
+    finally:
+        folder.close()
+
+
+class _Up:
+    """One run of ``tramontane up``."""
+
+    def __init__(
+        self, settings: Settings, home: Home, public: socket.socket, own: socket.socket
+    ) -> None:
+        self._settings = settings
+        self._home = home
+        self._public = public
+        self._port: int = public.getsockname()[1]
+        self._began_s = time.monotonic()
+        environment = _exported(settings, self._port)
+        self._control = _child("control plane", "control", settings, environment, own)
+        self._gateway = _child("gateway", "gateway", settings, environment, public)
+        url = f"http://127.0.0.1:{own.getsockname()[1]}"
+        self._gateway.argv = (*self._gateway.argv, "--control", url)
+        self._supervisor = Supervisor((self._control, self._gateway), _say)
+
+    def run(self) -> int:
+        adopt_orphans()
+        self._supervisor.listen_to_signals()
+        _say(f"Tramontane starts; home {self._settings.home}, logs in {self._home.logs}")
+        status = 0
+        try:
+            self._supervisor.start_all()
+            if self._wait_until_ready():
+                self._announce()
+            while not self._supervisor.stop_requests:
+                self._supervisor.tend(None)
+        except ChildFailedError as error:
+            _say(f"{error} cannot run; see the line above")
+            status = 1
+        self._stop()
+        return status
+
+    def _wait_until_ready(self) -> bool:
+        told, complained = "", False
+        while not self._supervisor.stop_requests:
+            answer = self._ask_ready()
+            if answer is None:
+                return True
+            if answer != told:
+                _say(f"waiting: {answer}")
+                told = answer
+            if not complained and time.monotonic() - self._began_s > _PATIENCE_S:
+                _say(f"still not ready; the logs are in {self._home.logs}")
+                complained = True
+            self._supervisor.tend(_POLL_S)
+        return False
+
+    def _ask_ready(self) -> str | None:
+        """Return None once the demo deployment answers, else what is being waited for."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=2)
+        try:
+            connection.request("GET", "/ready")
+            reply = connection.getresponse()
+            if reply.status == http.HTTPStatus.OK:
+                return None
+            reason = json.loads(reply.read(65_536)).get("reason")
+            return reason if isinstance(reason, str) else "the gateway is not ready"
+        except (OSError, http.client.HTTPException, ValueError, AttributeError):
+            return "the gateway starts"
+        finally:
+            connection.close()
+
+    def _announce(self) -> None:
+        seconds = time.monotonic() - self._began_s
+        credentials = self._home.read_credentials()
+        _say(f"ready after {seconds:.1f} s")
+        if credentials is None:
+            _say(
+                f"{self._home.credentials_path} is missing; stop and start again to renew the keys"
+            )
+            return
+        print(_greeting(credentials, self._home, demo=self._settings.demo), flush=True)
+
+    def _stop(self) -> None:
+        if self._supervisor.stop_requests < 2:
+            _say("stopping: requests in flight are finished first; Ctrl-C again ends at once")
+        self._public.close()
+        drain_s = self._settings.drain_timeout_s
+        self._supervisor.stop(self._gateway, drain_s + _LAST_GRACE_S)
+        self._supervisor.stop(self._control, 2 * drain_s + _LAST_GRACE_S)
+        left = _end_leftovers(self._home.secrets().installation_id)
+        _say(f"stopped; ended {left} leftover processes" if left else "stopped")
+
+
+def _child(
+    name: str, command: str, settings: Settings, environment: dict[str, str], own: socket.socket
+) -> Child:
+    argv = [sys.executable, "-m", "tramontane.main", command]
+    argv += ["--home", str(settings.home), "--fd", str(own.fileno())]
+    return Child(name, argv, (own.fileno(),), environment)
+
+
+def _exported(settings: Settings, port: int) -> dict[str, str]:
+    """Return our environment with every setting made explicit, so that children agree with us."""
+    environment = dict(os.environ)
+    for field in fields(settings):
+        value = port if field.name == "port" else getattr(settings, field.name)
+        if value is not None:
+            environment[f"TRAMONTANE_{field.name.upper()}"] = str(value)
+    return environment
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+        yield listener
+
+
+def _greeting(credentials: Credentials, home: Home, *, demo: bool) -> str:
+    base_url, key = credentials.base_url, credentials.api_key
+    lines = [
+        "",
+        f"  base URL   {base_url}",
+        f"  API key    {key}",
+        f"  all keys   {home.credentials_path}",
+    ]
+    if demo:
+        question = '{"model": "tramontane-demo", "messages": '
+        question += '[{"role": "user", "content": "What is Tramontane?"}]}'
+        messages = '[{"role": "user", "content": "What is Tramontane?"}]'
+        lines += [
+            "",
+            "  curl:",
+            f"curl -s {base_url}/chat/completions -H 'Authorization: Bearer {key}' "
+            f"-H 'Content-Type: application/json' -d {shlex.quote(question)}",
+            "",
+            "  Python (pip install openai):",
+            "from openai import OpenAI",
+            f'client = OpenAI(base_url="{base_url}", api_key="{key}")',
+            f'print(client.chat.completions.create(model="tramontane-demo", messages={messages})'
+            ".choices[0].message.content)",
+        ]
+    lines += ["", "  Terminal:  tramontane chat tramontane-demo      Stop: Ctrl-C", ""]
+    return "\n".join(lines)
+
+
+def _end_leftovers(installation_id: str) -> int:
+    """End every process that carries our installation's id; returns how many there were."""
+    mark = f"TRAMONTANE_INSTALLATION={installation_id}".encode()
+    ended = 0
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            if mark in (entry / "environ").read_bytes().split(b"\0"):
+                os.kill(int(entry.name), signal.SIGKILL)
+                ended += 1
+    return ended
+
+
+def _say(text: str) -> None:
+    print(f"tramontane: {text}", flush=True)
+
+
+def _refuse(text: str) -> int:
+    print(f"tramontane: error: {text}", file=sys.stderr, flush=True)
+    return 1
