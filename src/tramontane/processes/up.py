@@ -177,17 +177,17 @@ def _greeting(credentials: Credentials, home: Home, *, demo: bool) -> str:
         question = '{"model": "tramontane-demo", "messages": '
         question += '[{"role": "user", "content": "What is Tramontane?"}]}'
         messages = '[{"role": "user", "content": "What is Tramontane?"}]'
+        headers = f"-H 'Authorization: Bearer {key}' -H 'Content-Type: application/json'"
+        call = f'client.chat.completions.create(model="tramontane-demo", messages={messages})'
         lines += [
             "",
             "  curl:",
-            f"curl -s {base_url}/chat/completions -H 'Authorization: Bearer {key}' "
-            f"-H 'Content-Type: application/json' -d {shlex.quote(question)}",
+            f"curl -s {base_url}/chat/completions {headers} -d {shlex.quote(question)}",
             "",
             "  Python (pip install openai):",
             "from openai import OpenAI",
             f'client = OpenAI(base_url="{base_url}", api_key="{key}")',
-            f'print(client.chat.completions.create(model="tramontane-demo", messages={messages})'
-            ".choices[0].message.content)",
+            f"print({call}.choices[0].message.content)",
         ]
     lines += ["", "  Terminal:  tramontane chat tramontane-demo      Stop: Ctrl-C", ""]
     return "\n".join(lines)

@@ -19,8 +19,8 @@ _PORT_MAX: Final = 65_535
 
 # Read from the environment by other parts; listed so that the documentation is complete.
 CLIENT_VARIABLES: Final = {
-    "TRAMONTANE_BASE_URL": "where the command line finds the API, unless the home's credentials say",
-    "TRAMONTANE_API_KEY": "the key that the command line uses in place of the home's credentials",
+    "TRAMONTANE_BASE_URL": "where the command line finds the API; unset: as the home says",
+    "TRAMONTANE_API_KEY": "the key that the command line uses; unset: as the home says",
     CONFIG_VARIABLE: "a settings file in place of ./tramontane.toml",
 }
 

@@ -1,0 +1,64 @@
+# The two commands: `make up` and `make test`. `make help` lists the rest.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# An editable install names its dependencies in these files; a change installs anew.
+RUN_STAMP := $(VENV)/.run-stamp
+DEV_STAMP := $(VENV)/.dev-stamp
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q install
+
+.PHONY: help up test check sim golden bench lock debian clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+up: $(RUN_STAMP) ## Install what it needs, then run Tramontane in the foreground (TRAMONTANE_HOME, TRAMONTANE_PORT)
+	@exec $(BIN)/tramontane up
+
+test: $(DEV_STAMP) debian ## Install what the tests need, then run them all
+	@$(BIN)/python -m tests.support.client_envs
+	@$(BIN)/python -m pytest -q
+
+check: $(DEV_STAMP) ## Format, lint, types, import contracts, fast tests (under a minute)
+	@$(BIN)/ruff format --check -q .
+	@$(BIN)/ruff check -q .
+	@$(BIN)/basedpyright --level error
+	@$(BIN)/lint-imports --no-cache | tail -n 12
+	@$(BIN)/python -m pytest -q -m "not slow"
+
+sim: $(DEV_STAMP) ## Replay one simulated world: make sim SEED=4711
+	@$(BIN)/python -m tests.sim.run --seed $(or $(SEED),1)
+
+golden: $(DEV_STAMP) ## Rewrite the golden files; review the diff before you commit it
+	@TRAMONTANE_GOLDEN=1 $(BIN)/python -m pytest -q -m "not slow" tests
+	@git status --short tests/golden
+
+bench: $(DEV_STAMP) ## Measure the data plane side by side with its peers
+	@$(BIN)/python -m bench.gateway
+
+lock: $(DEV_STAMP) ## Pin every dependency anew, by hash
+	@cd requirements && for name in run dev; do \
+	  ../$(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 \
+	    --custom-compile-command "make lock" $$name.in -o $$name.txt; done
+
+debian: ## Install the Debian packages that the tests need (as root), or say what is missing
+	@bash tests/debian.sh
+
+clean: ## Remove the environments (never a home)
+	@rm -rf $(VENV) .venvs
+
+$(VENV)/bin/python:
+	@bash .ci/venv $(PYTHON) $(VENV)
+
+$(RUN_STAMP): requirements/run.txt pyproject.toml | $(VENV)/bin/python
+	@echo "installing Tramontane into $(VENV) (once)"
+	@$(PIP) --require-hashes -r requirements/run.txt
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEV_STAMP): requirements/dev.txt $(RUN_STAMP) | $(VENV)/bin/python
+	@echo "installing the development tools into $(VENV) (once)"
+	@$(PIP) --require-hashes -r requirements/dev.txt
+	@touch $@
