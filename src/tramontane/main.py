@@ -1,0 +1,199 @@
+"""The ``tramontane`` command: every command's name, and where its code is.
+
+`NOUNS` and the process commands below are the only places that know modules by name: a command's
+module is imported when the command is called, never for ``--help`` of another one
+(docs/decisions/0002-lazy-commands.md). No business lives here.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, Final, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from tramontane import __version__
+from tramontane.cli.exits import EPILOG, ExitCode
+
+
+@dataclass(frozen=True, slots=True)
+class Noun:
+    """A command whose module, with a Typer ``app``, is imported when it is called."""
+
+    name: str
+    module: str
+    help: str
+
+
+NOUNS: Final = (
+    Noun("chat", "tramontane.cli.chat", "Talk with a deployment in the terminal."),
+    Noun("deployments", "tramontane.cli.deployments", "What a project wants to be served."),
+    Noun("replicas", "tramontane.cli.replicas", "The running engines of deployments."),
+    Noun("models", "tramontane.cli.models", "The catalogue of open-weight models."),
+    Noun("organizations", "tramontane.cli.organizations", "Tenants: billing, residency, keys."),
+    Noun("projects", "tramontane.cli.projects", "Quota and isolation inside an organization."),
+    Noun("api-keys", "tramontane.cli.api_keys", "Credentials of projects."),
+    Noun("usage", "tramontane.cli.usage", "What requests used: totals and single events."),
+    Noun("clusters", "tramontane.cli.clusters", "Sets of nodes, each behind one driver."),
+    Noun("nodes", "tramontane.cli.nodes", "Machines and the devices on them."),
+    Noun("story", "tramontane.cli.story", "Print the events of one object, oldest first."),
+    Noun("whoami", "tramontane.cli.whoami", "Say who the key speaks for and what it may do."),
+)
+
+
+class LazyGroup(TyperGroup):
+    """Lists nouns by their rows; imports a noun's module when its command is resolved."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Return the command that ``args`` begin with, its real self in place of its row."""
+        name, command, rest = super().resolve_command(ctx, args)
+        noun = next((noun for noun in NOUNS if noun.name == name), None)
+        if noun is not None:
+            command = typer.main.get_command(_load(noun.module).app)
+        return name, command, rest
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    rich_markup_mode=None,
+    epilog=EPILOG,
+    # Typer's completion flags default to None, and to check a None it loads pydantic: 100 ms.
+    context_settings={"default_map": {"install_completion": False, "show_completion": False}},
+)
+
+Home = Annotated[
+    Path | None,
+    typer.Option("--home", metavar="DIR", help="Folder of the installation [.tramontane]."),
+]
+Host = Annotated[
+    str | None, typer.Option("--host", metavar="ADDRESS", help="Address to listen on [127.0.0.1].")
+]
+Port = Annotated[
+    int | None,
+    typer.Option("--port", metavar="N", min=0, max=65_535, help="Port to listen on; 0: any free."),
+]
+Fd = Annotated[
+    int | None,
+    typer.Option("--fd", metavar="N", min=0, help="Listening socket inherited from the parent."),
+]
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    version: Annotated[  # noqa: FBT002
+        bool, typer.Option("--version", help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Turn GPU machines and Slurm clusters into a sovereign AI cloud."""
+    if version:
+        typer.echo(f"tramontane {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(ExitCode.USAGE)
+
+
+@app.command("up", epilog=EPILOG)
+def up(home: Home = None, host: Host = None, port: Port = None) -> None:
+    """Run everything on this machine, with a first deployment, in the foreground."""
+    _run("tramontane.processes.up", home, host, port)
+
+
+def _listed() -> None:
+    """Stand for a noun in the list of commands; `LazyGroup` puts the real one in its place."""
+
+
+for _noun in NOUNS:
+    app.command(_noun.name, help=_noun.help)(_listed)
+
+
+@app.command("control", epilog=EPILOG)
+def control(
+    *,
+    home: Home = None,
+    fd: Fd = None,
+    host: Host = None,
+    port: Port = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option("--database-url", metavar="URL", help="sqlite:///PATH or postgresql://…"),
+    ] = None,
+) -> None:
+    """Run one copy of the control plane: management API and reconcilers."""
+    _run("tramontane.processes.control", home, fd, host, port, database_url)
+
+
+@app.command("gateway", epilog=EPILOG)
+def gateway(
+    *,
+    control: Annotated[
+        str, typer.Option("--control", metavar="URL", help="Where the control plane listens.")
+    ],
+    home: Home = None,
+    fd: Fd = None,
+    host: Host = None,
+    port: Port = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="What usage events call it.")
+    ] = None,
+) -> None:
+    """Run one gateway: authenticate, route, stream and meter requests."""
+    _run("tramontane.processes.gateway", home, fd, host, port, control, name)
+
+
+@app.command("plan", epilog=EPILOG)
+def plan(
+    snapshot: Annotated[
+        Path | None,
+        typer.Option("--snapshot", metavar="FILE", help="A snapshot as JSON, in place of now."),
+    ] = None,
+    home: Home = None,
+) -> None:
+    """Print what the replica reconciler would do, and why something stays unplaced."""
+    _run("tramontane.processes.plan", snapshot, home)
+
+
+@app.command(
+    "runner",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def runner(context: typer.Context) -> None:
+    """Supervise one replica on this node; all arguments go to the runner itself."""
+    raise typer.Exit(_load("tramontane.runner").main(context.args))
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command that ``arguments`` (or the command line) name, and leave with its code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(args=given, prog_name="tramontane", standalone_mode=False)
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "tramontane"
+        told = " ".join(error.format_message().split()).rstrip(".")
+        print(f"tramontane: error: {told}; see {path} --help", file=sys.stderr)  # noqa: T201
+        code = error.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        print("tramontane: stopped", file=sys.stderr)  # noqa: T201
+        code = ExitCode.INTERRUPTED
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _run(module: str, *options: object) -> NoReturn:
+    raise typer.Exit(_load(module).run(*options))
+
+
+def _load(module: str) -> ModuleType:
+    return importlib.import_module(module)
+
+
+if __name__ == "__main__":
+    main()
