@@ -1,0 +1,28 @@
+"""docs/settings.md and the table of settings say the same."""
+
+from pathlib import Path
+
+import pytest
+
+from tramontane.runtime.settings import CLIENT_VARIABLES, TABLE, Setting
+
+PAGE = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("setting", TABLE, ids=lambda setting: setting.name)
+def test_each_setting_has_its_row(setting: Setting) -> None:
+    shown = {None: "unset", True: "true", False: "false"}.get(setting.default)
+    default = setting.default if isinstance(setting.default, str) else shown
+    default = setting.default if default is None or type(setting.default) is int else default
+    variable = f"TRAMONTANE_{setting.name.upper()}"
+    row = f"| `{setting.name}` | `{variable}` | {default} | {setting.meaning} |"
+    assert row in PAGE
+
+
+def test_each_client_variable_has_its_row() -> None:
+    assert all(f"| `{name}` | {text} |" in PAGE for name, text in CLIENT_VARIABLES.items())
+
+
+def test_the_page_names_no_setting_that_is_gone() -> None:
+    rows = [line for line in PAGE.splitlines() if line.startswith("| `")]
+    assert len(rows) == len(TABLE) + len(CLIENT_VARIABLES)
