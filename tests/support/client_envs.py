@@ -99,3 +99,14 @@ def _install(folder: Path, python: Path, requirements: Path) -> None:
             told = (done.stdout + done.stderr)[-2000:]
             msg = f"{folder.name}: cannot install {requirements.name}:\n{told}"
             raise ClientEnvironmentError(msg)
+
+
+def _main() -> None:
+    try:
+        make_all()
+    except ClientEnvironmentError as error:
+        sys.exit(f"client environments: {error}")
+
+
+if __name__ == "__main__":
+    _main()
