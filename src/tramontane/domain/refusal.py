@@ -11,10 +11,14 @@ from enum import StrEnum
 class Code(StrEnum):
     """Stable error codes: clients may match on them, so they never change meaning."""
 
+    INVALID_REQUEST = "invalid_request"  # not well-formed HTTP
     INVALID_JSON = "invalid_json"
     INVALID_VALUE = "invalid_value"
     MISSING_REQUIRED_PARAMETER = "missing_required_parameter"
     BODY_TOO_LARGE = "body_too_large"
+    HEADERS_TOO_LARGE = "headers_too_large"
+    REQUEST_TIMEOUT = "request_timeout"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
     INVALID_API_KEY = "invalid_api_key"
     PERMISSION_DENIED = "permission_denied"
     NOT_FOUND = "not_found"
