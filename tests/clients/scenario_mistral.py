@@ -21,7 +21,7 @@ Mistral = import_module("mistralai" if GENERATION == 1 else "mistralai.client").
 transport = import_module("httpx2" if GENERATION >= 3 else "httpx")
 
 ASK = [{"role": "user", "content": "What is Tramontane?"}]
-COUNT: dict[str, Any] = {"max_tokens": 64, "temperature": 0, "random_seed": 1}
+COUNT: dict[str, Any] = {"max_tokens": 160, "temperature": 0, "random_seed": 1}
 TEXTS = ["the north wind", "a quiet harbour"]
 
 

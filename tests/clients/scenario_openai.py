@@ -14,7 +14,7 @@ from typing import Any
 import openai
 
 ASK = [{"role": "user", "content": "What is Tramontane?"}]
-COUNT: dict[str, Any] = {"max_tokens": 64, "temperature": 0, "seed": 1}
+COUNT: dict[str, Any] = {"max_tokens": 160, "temperature": 0, "seed": 1}
 TEXTS = ["the north wind", "a quiet harbour"]
 
 

@@ -1,0 +1,94 @@
+"""One running system and one run of each client's scenario, shared by the tests of this room."""
+
+import json
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from tests.support import client_envs
+from tests.support.system import DEMO, System, running, wait_for
+
+RESTING: Final = "resting"  # a deployment that nothing serves
+EMBEDDER: Final = "embedder"  # a deployment that serves embeddings
+
+# The client's name -> the step's name -> what it gave.
+Results = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def environments() -> dict[str, client_envs.ClientEnvironment]:
+    return client_envs.make_all()
+
+
+@pytest.fixture(scope="session")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with running(tmp_path_factory.mktemp("clients") / "home") as running_system:
+        model = running_system.deployment()["model"]
+        running_system.cloud(
+            "POST", "/deployments", json={"name": RESTING, "model": model, "replicas": 0}
+        )
+        running_system.cloud(
+            "POST",
+            "/deployments",
+            json={"name": EMBEDDER, "model": model, "engine_options": {"embeddings": "true"}},
+        )
+        running_system.wait_for_deployment(EMBEDDER, lambda d: d["status"] == "ready", "ready")
+        wait_for(lambda: RESTING in _served(running_system), "the resting deployment's route")
+        wait_for(lambda: EMBEDDER in _served(running_system), "the embedder's route")
+        yield running_system
+
+
+@pytest.fixture(scope="session")
+def results_of(
+    system: System, environments: dict[str, client_envs.ClientEnvironment]
+) -> Callable[[str], Results]:
+    """Return a function that runs a client's scenario once and gives what each step gave."""
+
+    @cache
+    def run(client: str) -> Results:
+        options = ["--base-url", system.base_url, "--api-key", system.api_key, "--model", DEMO]
+        options += ["--resting-model", RESTING, "--embedding-model", EMBEDDER]
+        return json.loads(environments[client].run(scenario(client), *options, timeout_s=120))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def events_of(
+    system: System, results_of: Callable[[str], Results]
+) -> Callable[[str], dict[str, list[dict[str, Any]]]]:
+    """Return a function that gives a client's usage events by request id, once all are in."""
+
+    @cache
+    def read(client: str) -> dict[str, list[dict[str, Any]]]:
+        served = {
+            step["request_id"]
+            for step in results_of(client).values()
+            if isinstance(step, dict) and step.get("usage") and step["request_id"]
+        }
+
+        def arrived() -> dict[str, list[dict[str, Any]]] | None:
+            found: dict[str, list[dict[str, Any]]] = {}
+            for event in system.usage_events():
+                found.setdefault(event["request_id"], []).append(event)
+            return found if served <= found.keys() else None
+
+        return wait_for(arrived, f"the usage events of {client}", 20)
+
+    return read
+
+
+def scenario(client: str) -> Path:
+    """Return the script of the client's family."""
+    family = "openai" if client.startswith("openai") else "mistral"
+    return Path(__file__).with_name(f"scenario_{family}.py")
+
+
+def _served(system: System) -> list[str]:
+    headers = {"authorization": f"Bearer {system.api_key}"}
+    reply = httpx.get(f"{system.base_url}/models", headers=headers, trust_env=False)
+    return [card["id"] for card in reply.json()["data"]]
