@@ -6,6 +6,7 @@ module is imported when the command is called, never for ``--help`` of another o
 """
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -171,6 +172,9 @@ def runner(context: typer.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command that ``arguments`` (or the command line) name, and leave with its code."""
+    for stream in (sys.stdout, sys.stderr):  # a name in another script must not end a command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     given = list(sys.argv[1:] if arguments is None else arguments)
     command = typer.main.get_command(app)
     try:

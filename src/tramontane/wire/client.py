@@ -123,7 +123,7 @@ class CloudClient:
     ) -> Json:
         """Return up to ``limit`` items of a list, fetched page by page, as one list object."""
         items: list[Json] = []
-        more, after = True, None
+        more, after = True, (query or {}).get("after")
         while more and len(items) < limit:
             size = min(PAGE_MAX, limit - len(items))
             page = self.get(path, {**(query or {}), "limit": size, "after": after})
@@ -131,8 +131,8 @@ class CloudClient:
             if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
                 raise BadReplyError(_not_ours(self.origin, "a list without its data"))
             items += data[:size]
-            after = data[-1].get("id") if data else None
-            more = page.get("has_more") is True and isinstance(after, str)
+            after = page.get("last_id") or (data[-1].get("id") if data else None)
+            more = page.get("has_more") is True and bool(data) and isinstance(after, str | int)
         ends = {"first_id": items[0].get("id"), "last_id": items[-1].get("id")} if items else {}
         return {"object": "list", "data": items, **ends, "has_more": more}
 

@@ -1,0 +1,71 @@
+"""``tramontane api-keys``: credentials of projects. A key's text is shown once, at creation."""
+
+import sys
+from enum import StrEnum
+from typing import Annotated, Final
+
+import typer
+
+from tramontane.cli.output import Column, moment, print_item, print_list
+from tramontane.cli.session import Session
+from tramontane.cli.verbs import LIMIT, InProject, Limit, Yes, confirm, noun, verb
+from tramontane.wire.client import segment
+
+_COLUMNS: Final = (
+    Column("ID", "id"),
+    Column("NAME", "name"),
+    Column("ROLE", "role"),
+    Column("KEY", "redacted"),
+    Column("PROJECT", "project_id"),
+    Column("CREATED", "created_at_ms", moment),
+    Column("EXPIRES", "expires_at_ms", moment),
+    Column("REVOKED", "revoked_at_ms", moment),
+)
+
+
+class KeyRole(StrEnum):
+    """The roles that the API knows (domain.tenancy.Role)."""
+
+    MEMBER = "member"
+    OPERATOR = "operator"
+
+
+app = noun("API keys: credentials that speak for one project with one role.")
+
+
+@verb(app, "list")
+def list_(session: Session, project: InProject = None, limit: Limit = LIMIT) -> None:
+    """List the keys of the project, revoked ones too; their texts are not kept anywhere."""
+    listing = session.client.list_all("/api-keys", {"project": project}, limit=limit)
+    empty = "no API keys yet; create one with `tramontane api-keys create NAME`"
+    print_list(listing, _COLUMNS, empty=empty, as_json=session.as_json)
+
+
+@verb(app, "create")
+def create(
+    session: Session,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the key is for.")],
+    role: Annotated[KeyRole, typer.Option(help="What the key may do.")] = KeyRole.MEMBER,
+    expires_at_ms: Annotated[
+        int | None,
+        typer.Option(metavar="MS", min=1, help="When it ends: milliseconds since 1970-01-01 UTC."),
+    ] = None,
+    project: InProject = None,
+) -> None:
+    """Create a key and print its text, which is shown this once only."""
+    given = {"role": str(role), "expires_at_ms": expires_at_ms, "project": project}
+    body: dict[str, object] = {"name": name}
+    body |= {field: value for field, value in given.items() if value is not None}
+    print_item(session.client.post("/api-keys", body), as_json=session.as_json)
+    print("keep the key now: it is not shown again", file=sys.stderr)
+
+
+@verb(app, "revoke")
+def revoke(
+    session: Session,
+    api_key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="key_… from the list.")],
+    yes: Yes = False,
+) -> None:
+    """Revoke a key for ever; gateways refuse it within 5 seconds."""
+    confirm(f"Revoke {api_key_id}? Whatever uses it stops working.", yes=yes)
+    print_item(session.client.delete(f"/api-keys/{segment(api_key_id)}"), as_json=session.as_json)

@@ -1,0 +1,91 @@
+"""``tramontane usage``: what requests used."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Final
+
+import typer
+
+from tramontane.cli.exits import CommandError, ExitCode
+from tramontane.cli.output import Column, moment, print_list
+from tramontane.cli.session import Session
+from tramontane.cli.verbs import LIMIT, InProject, Limit, noun, verb
+
+_TOTALS: Final = (
+    Column("HOUR", "hour_ms", moment),
+    Column("PROJECT", "project_id"),
+    Column("API KEY", "api_key_id"),
+    Column("MODEL", "model"),
+    Column("REQUESTS", "requests"),
+    Column("PROMPT", "prompt_tokens"),
+    Column("COMPLETION", "completion_tokens"),
+    Column("CACHED", "cached_tokens"),
+)
+_EVENTS: Final = (
+    Column("STARTED", "started_at_ms", moment),
+    Column("REQUEST", "request_id"),
+    Column("MODEL", "model"),
+    Column("ENDPOINT", "endpoint"),
+    Column("OUTCOME", "outcome"),
+    Column("STATUS", "status"),
+    Column("PROMPT", "prompt_tokens"),
+    Column("COMPLETION", "completion_tokens"),
+    Column("MS", "duration_ms"),
+)
+
+app = noun("Usage: what requests used, one event each, and sums over them.")
+
+
+@verb(app, "totals")
+def totals(
+    session: Session,
+    since: Annotated[
+        str | None,
+        typer.Option("--from", metavar="TIME", help="Such as 2026-11-22 or 2026-11-22T08:00Z."),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--to", metavar="TIME", help="Up to, but without, this time.")
+    ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option("--group-by", metavar="FIELD", help="One sum for each value of FIELD."),
+    ] = None,
+    project: InProject = None,
+) -> None:
+    """Print sums of requests and tokens."""
+    query = {
+        "from_ms": _milliseconds("--from", since),
+        "to_ms": _milliseconds("--to", until),
+        "group_by": group_by,
+        "project": project,
+    }
+    listing = session.client.list_all("/usage", query, limit=LIMIT)
+    empty = "nothing was used in that time; `tramontane chat DEPLOYMENT` uses something"
+    print_list(listing, _TOTALS, empty=empty, as_json=session.as_json)
+
+
+@verb(app, "events")
+def events(
+    session: Session,
+    after: Annotated[
+        str | None, typer.Option("--after", metavar="ID", help="Those that follow this event.")
+    ] = None,
+    project: InProject = None,
+    limit: Limit = LIMIT,
+) -> None:
+    """List usage events, one per request, in the order of their arrival."""
+    query = {"after": after, "project": project}
+    listing = session.client.list_all("/usage/events", query, limit=limit)
+    empty = "no usage events yet; `tramontane chat DEPLOYMENT` makes one"
+    print_list(listing, _EVENTS, empty=empty, as_json=session.as_json)
+
+
+def _milliseconds(option: str, given: str | None) -> int | None:
+    if given is None:
+        return None
+    try:
+        at = datetime.fromisoformat(given)
+    except ValueError as error:
+        msg = f"{option} must be a date or time such as 2026-11-22 or 2026-11-22T08:00Z, in UTC "
+        msg += f"unless it names another zone, not {given!r}"
+        raise CommandError(msg, ExitCode.USAGE) from error
+    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
