@@ -1,0 +1,122 @@
+"""Nested domain values as JSON texts, and back, strictly.
+
+Reading refuses what this version would not write: a wrong type, a missing field, an unknown
+field (which a newer version may have added, and which writing the row back would lose).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+import msgspec
+
+from tramontane.domain.deployment import DeploymentSpec
+from tramontane.domain.fleet import Device
+from tramontane.domain.launch import LaunchSpec
+from tramontane.domain.resources import Resources
+from tramontane.domain.routing import RouteTable
+from tramontane.store.errors import UnreadableValueError
+
+T = TypeVar("T")
+
+EventData = Mapping[str, str | int | None]
+
+
+def encode_spec(spec: DeploymentSpec) -> str:
+    """Return the text of a deployment's spec."""
+    return _encode(spec)
+
+
+def decode_spec(text: str) -> DeploymentSpec:
+    """Return the spec in ``text``; `UnreadableValueError` if it is not one."""
+    return _decode(text, DeploymentSpec)
+
+
+def encode_launch(launch: LaunchSpec) -> str:
+    """Return the text of a replica's launch; it holds secrets, like the row it goes to."""
+    return _encode(launch)
+
+
+def decode_launch(text: str) -> LaunchSpec:
+    """Return the launch in ``text``; `UnreadableValueError` if it is not one."""
+    return _decode(text, LaunchSpec)
+
+
+def encode_resources(resources: Resources) -> str:
+    """Return the text of a node's capacity."""
+    return _encode(resources)
+
+
+def decode_resources(text: str) -> Resources:
+    """Return the amounts in ``text``; `UnreadableValueError` if they are none."""
+    return _decode(text, Resources)
+
+
+def encode_devices(devices: tuple[Device, ...]) -> str:
+    """Return the text of a node's devices."""
+    return _encode(devices)
+
+
+def decode_devices(text: str) -> tuple[Device, ...]:
+    """Return the devices in ``text``; `UnreadableValueError` if they are none."""
+    return _decode(text, tuple[Device, ...])
+
+
+def encode_route_table(table: RouteTable) -> str:
+    """Return the text of a route table, the same for equal tables whatever the order of keys."""
+    ordered = RouteTable(
+        revision=table.revision,
+        hmac_key=table.hmac_key,
+        keys=dict(sorted(table.keys.items())),
+        routes=table.routes,
+        probe_deployment_id=table.probe_deployment_id,
+    )
+    return _encode(ordered)
+
+
+def decode_route_table(text: str) -> RouteTable:
+    """Return the route table in ``text``; `UnreadableValueError` if it is not one."""
+    return _decode(text, RouteTable)
+
+
+def encode_event_data(data: EventData) -> str:
+    """Return the text of an event's data."""
+    return _encode(dict(data))
+
+
+def decode_event_data(text: str) -> EventData:
+    """Return the event data in ``text``; `UnreadableValueError` if it is none."""
+    return _decode(text, dict[str, str | int | None])
+
+
+def _encode(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _decode(text: str, form: type[T]) -> T:
+    try:
+        value = msgspec.json.decode(text, type=form, strict=True)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise UnreadableValueError(f"a stored {form} cannot be read: {error}") from error
+    unknown = _first_unknown(msgspec.json.decode(text), msgspec.to_builtins(value), "$")
+    if unknown is not None:
+        msg = f"a stored {form} has the unknown field {unknown}: was it written by a newer version?"
+        raise UnreadableValueError(msg)
+    return value
+
+
+def _first_unknown(stored: Any, understood: Any, path: str) -> str | None:
+    """Return the path of a field of ``stored`` that reading dropped, or None."""
+    if isinstance(stored, dict):
+        for key, value in cast("dict[str, Any]", stored).items():
+            if key not in understood:
+                return f"{path}.{key}"
+            unknown = _first_unknown(value, understood[key], f"{path}.{key}")
+            if unknown is not None:
+                return unknown
+    elif isinstance(stored, list):
+        pairs = zip(cast("list[Any]", stored), cast("Sequence[Any]", understood), strict=True)
+        for index, (value, kept) in enumerate(pairs):
+            unknown = _first_unknown(value, kept, f"{path}[{index}]")
+            if unknown is not None:
+                return unknown
+    return None

@@ -1,0 +1,104 @@
+"""Clusters and nodes, as a driver last saw them. One reconciler writes them, by id."""
+
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Row, Table, select
+
+from tramontane.domain import ids
+from tramontane.domain.fleet import Cluster, ClusterStatus, Node, NodeStatus
+from tramontane.store.codec import (
+    decode_devices,
+    decode_resources,
+    encode_devices,
+    encode_resources,
+)
+from tramontane.store.db import Transaction
+from tramontane.store.statements import Values
+from tramontane.store.tables import clusters, nodes
+
+
+def upsert_cluster(tx: Transaction, cluster: Cluster) -> Cluster:
+    """Insert the cluster or write it over the one with its id; return it with its revision.
+
+    Another cluster with the same name is a bug: look the name up first.
+    """
+    values = {
+        "name": cluster.name,
+        "driver": cluster.driver,
+        "status": cluster.status.value,
+        "reason": cluster.reason,
+    }
+    first = {"id": cluster.id, "created_at_ms": cluster.created_at_ms}
+    return replace(cluster, revision=_upsert(tx, clusters, first, values))
+
+
+def get_cluster(tx: Transaction, ref: str) -> Cluster | None:
+    """Return the cluster with the id or name ``ref``."""
+    column = clusters.c.id if ids.prefix_of(ref) == ids.CLUSTER else clusters.c.name
+    row = tx.execute(select(clusters).where(column == ref)).one_or_none()
+    return _cluster(row) if row else None
+
+
+def list_clusters(tx: Transaction) -> list[Cluster]:
+    """Return every cluster, oldest first."""
+    query = select(clusters).order_by(clusters.c.created_at_ms, clusters.c.id)
+    return [_cluster(row) for row in tx.execute(query)]
+
+
+def upsert_node(tx: Transaction, node: Node) -> Node:
+    """Insert the node or write it over the one with its id; return it with its revision.
+
+    Another node of the cluster with the same name is a bug: look the name up first.
+    """
+    values = {
+        "name": node.name,
+        "status": node.status.value,
+        "capacity": encode_resources(node.capacity),
+        "devices": encode_devices(node.devices),
+        "last_seen_at_ms": node.last_seen_at_ms,
+    }
+    first = {"id": node.id, "cluster_id": node.cluster_id}
+    return replace(node, revision=_upsert(tx, nodes, first, values))
+
+
+def list_nodes(tx: Transaction, cluster_id: str | None = None) -> list[Node]:
+    """Return every node, of one cluster if given, by cluster and name."""
+    query = select(nodes).order_by(nodes.c.cluster_id, nodes.c.name)
+    if cluster_id is not None:
+        query = query.where(nodes.c.cluster_id == cluster_id)
+    return [_node(row) for row in tx.execute(query)]
+
+
+def _upsert(tx: Transaction, table: Table, first: Values, values: Values) -> int:
+    """Insert ``first`` and ``values`` or, if the id is there, write ``values``; return revision."""
+    statement = tx.insert(table).values(dict(first) | dict(values) | {"revision": 1})
+    statement = statement.on_conflict_do_update(
+        index_elements=("id",), set_=dict(values) | {"revision": table.c.revision + 1}
+    )
+    return tx.execute(statement.returning(table.c.revision)).scalar_one()
+
+
+def _cluster(row: Row[Any]) -> Cluster:
+    return Cluster(
+        id=row.id,
+        name=row.name,
+        driver=row.driver,
+        status=ClusterStatus(row.status),
+        created_at_ms=row.created_at_ms,
+        reason=row.reason,
+        revision=row.revision,
+    )
+
+
+def _node(row: Row[Any]) -> Node:
+    return Node(
+        id=row.id,
+        cluster_id=row.cluster_id,
+        name=row.name,
+        status=NodeStatus(row.status),
+        capacity=decode_resources(row.capacity),
+        devices=decode_devices(row.devices),
+        last_seen_at_ms=row.last_seen_at_ms,
+        revision=row.revision,
+    )
