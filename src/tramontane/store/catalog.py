@@ -1,12 +1,10 @@
 """The catalogue: models and their immutable versions."""
 
-from typing import Any
-
-from sqlalchemy import Row, delete, select
+from sqlalchemy import delete, select
 
 from tramontane.domain import ids
 from tramontane.domain.catalog import Model, ModelVersion, WeightsFormat
-from tramontane.store.db import Transaction
+from tramontane.store.db import AnyRow, Transaction
 from tramontane.store.errors import StaleError
 from tramontane.store.statements import LIMIT_DEFAULT, insert_named, page
 from tramontane.store.tables import model_versions, models
@@ -99,11 +97,11 @@ def latest_version(tx: Transaction, model_id: str) -> ModelVersion | None:
     return _version(row) if row else None
 
 
-def _model(row: Row[Any]) -> Model:
+def _model(row: AnyRow) -> Model:
     return Model(id=row.id, name=row.name, created_at_ms=row.created_at_ms, revision=row.revision)
 
 
-def _version(row: Row[Any]) -> ModelVersion:
+def _version(row: AnyRow) -> ModelVersion:
     return ModelVersion(
         id=row.id,
         model_id=row.model_id,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import URL, Connection, CursorResult, Engine, Executable, Select, Table, event
+from sqlalchemy import URL, Connection, CursorResult, Engine, Executable, Row, Select, Table, event
 from sqlalchemy import create_engine as sqlalchemy_engine
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
@@ -33,6 +33,7 @@ from tramontane.store.errors import (
 from tramontane.store.migrations import revisions
 
 __all__ = [
+    "AnyRow",
     "Database",
     "NameTakenError",
     "NewerSchemaError",
@@ -43,6 +44,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+AnyRow = Row[*tuple[Any, ...]]  # its columns are known by name, not by type
 
 # A write transaction takes milliseconds; who waits longer than this met a stuck process.
 BUSY_TIMEOUT_MS: Final = 10_000
@@ -75,11 +78,11 @@ class Transaction:
 
     connection: Connection
 
-    def execute(self, statement: Executable, rows: Any = None) -> CursorResult[Any]:
+    def execute(self, statement: Executable, rows: Any = None) -> CursorResult[*tuple[Any, ...]]:
         """Run ``statement``, once for each of ``rows`` if given."""
         return self.connection.execute(statement, rows)
 
-    def scalar(self, query: Select[Any]) -> Any:
+    def scalar(self, query: Select[*tuple[Any, ...]]) -> Any:
         """Return the first column of the first row, or None."""
         return self.connection.execute(query).scalar()
 

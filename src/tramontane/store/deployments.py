@@ -1,14 +1,13 @@
 """Deployments: the desired state and what became of it."""
 
 from dataclasses import replace
-from typing import Any
 
-from sqlalchemy import ColumnElement, Row, select
+from sqlalchemy import ColumnElement, select
 
 from tramontane.domain import ids
 from tramontane.domain.deployment import Deployment, DeploymentStatus
 from tramontane.store.codec import decode_spec, encode_spec
-from tramontane.store.db import Transaction
+from tramontane.store.db import AnyRow, Transaction
 from tramontane.store.statements import LIMIT_DEFAULT, insert_named, page, update_guarded
 from tramontane.store.tables import (
     DEPLOYMENT_IS_LIVE,
@@ -126,7 +125,7 @@ def _values(deployment: Deployment) -> dict[str, object]:
     }
 
 
-def _deployment(row: Row[Any]) -> Deployment:
+def _deployment(row: AnyRow) -> Deployment:
     return Deployment(
         id=row.id,
         project_id=row.project_id,

@@ -1,13 +1,12 @@
 """The story of every object: past facts, numbered, never changed."""
 
 from dataclasses import replace
-from typing import Any
 
-from sqlalchemy import ColumnElement, Row, insert, select
+from sqlalchemy import ColumnElement, insert, select
 
 from tramontane.domain.event import Event
 from tramontane.store.codec import decode_event_data, encode_event_data
-from tramontane.store.db import Transaction
+from tramontane.store.db import AnyRow, Transaction
 from tramontane.store.statements import LIMIT_DEFAULT, check_limit
 from tramontane.store.tables import events
 
@@ -88,7 +87,7 @@ def _of_project(project_id: str | None) -> list[ColumnElement[bool]]:
     return [] if project_id is None else [events.c.project_id == project_id]
 
 
-def _event(row: Row[Any]) -> Event:
+def _event(row: AnyRow) -> Event:
     return Event(
         at_ms=row.at_ms,
         subject_id=row.subject_id,

@@ -1,9 +1,8 @@
 """Clusters and nodes, as a driver last saw them. One reconciler writes them, by id."""
 
 from dataclasses import replace
-from typing import Any
 
-from sqlalchemy import Row, Table, select
+from sqlalchemy import Table, select
 
 from tramontane.domain import ids
 from tramontane.domain.fleet import Cluster, ClusterStatus, Node, NodeStatus
@@ -13,7 +12,7 @@ from tramontane.store.codec import (
     encode_devices,
     encode_resources,
 )
-from tramontane.store.db import Transaction
+from tramontane.store.db import AnyRow, Transaction
 from tramontane.store.statements import Values
 from tramontane.store.tables import clusters, nodes
 
@@ -79,7 +78,7 @@ def _upsert(tx: Transaction, table: Table, first: Values, values: Values) -> int
     return tx.execute(statement.returning(table.c.revision)).scalar_one()
 
 
-def _cluster(row: Row[Any]) -> Cluster:
+def _cluster(row: AnyRow) -> Cluster:
     return Cluster(
         id=row.id,
         name=row.name,
@@ -91,7 +90,7 @@ def _cluster(row: Row[Any]) -> Cluster:
     )
 
 
-def _node(row: Row[Any]) -> Node:
+def _node(row: AnyRow) -> Node:
     return Node(
         id=row.id,
         cluster_id=row.cluster_id,

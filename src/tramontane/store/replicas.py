@@ -1,15 +1,15 @@
 """Replicas: every change of status goes through the domain's table and leaves an event."""
 
 from dataclasses import replace
-from typing import Any, Final, TypedDict, Unpack
+from typing import Final, TypedDict, Unpack
 
-from sqlalchemy import ColumnElement, Row, delete, not_, select
+from sqlalchemy import ColumnElement, delete, not_, select
 
 from tramontane.domain.event import Event
 from tramontane.domain.replica import TRANSITIONS, Replica, ReplicaStatus, check_transition
 from tramontane.store import events
 from tramontane.store.codec import decode_launch, encode_launch
-from tramontane.store.db import Transaction
+from tramontane.store.db import AnyRow, Transaction
 from tramontane.store.statements import LIMIT_DEFAULT, page, update_guarded
 from tramontane.store.statements import insert as insert_row
 from tramontane.store.tables import REPLICA_HOLDS_CAPACITY, replicas
@@ -160,7 +160,7 @@ def _values(replica: Replica) -> dict[str, object]:
     }
 
 
-def _replica(row: Row[Any]) -> Replica:
+def _replica(row: AnyRow) -> Replica:
     return Replica(
         id=row.id,
         deployment_id=row.deployment_id,

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, Table, select, tuple_, update
+from sqlalchemy import ColumnElement, Table, select, tuple_, update
 
 from tramontane.domain.refusal import Code, refuse
-from tramontane.store.db import Transaction
+from tramontane.store.db import AnyRow, Transaction
 from tramontane.store.errors import NameTakenError, StaleError
 
 LIMIT_DEFAULT: Final = 20
@@ -24,7 +24,7 @@ def page(
     filters: Sequence[ColumnElement[bool]] = (),
     after: str | None,
     limit: int,
-) -> Sequence[Row[Any]]:
+) -> Sequence[AnyRow]:
     """Return up to ``limit`` rows after the row ``after``, in the order (created_at_ms, id).
 
     ``scope`` is what the caller may see: an ``after`` outside of it is refused like one that does

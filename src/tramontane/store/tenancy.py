@@ -1,13 +1,12 @@
 """Organizations, projects and API keys."""
 
 from dataclasses import replace
-from typing import Any
 
-from sqlalchemy import ColumnElement, Row, or_, select
+from sqlalchemy import ColumnElement, or_, select
 
 from tramontane.domain import ids
 from tramontane.domain.tenancy import ApiKey, Organization, Project, Role
-from tramontane.store.db import Transaction
+from tramontane.store.db import AnyRow, Transaction
 from tramontane.store.statements import LIMIT_DEFAULT, insert_named, page, update_guarded
 from tramontane.store.statements import insert as insert_row
 from tramontane.store.tables import api_keys, organizations, projects
@@ -164,7 +163,7 @@ def _of_project(project_id: str | None) -> list[ColumnElement[bool]]:
     return [] if project_id is None else [api_keys.c.project_id == project_id]
 
 
-def _organization(row: Row[Any]) -> Organization:
+def _organization(row: AnyRow) -> Organization:
     return Organization(
         id=row.id, name=row.name, created_at_ms=row.created_at_ms, revision=row.revision
     )
@@ -178,7 +177,7 @@ def _project_values(project: Project) -> dict[str, object]:
     }
 
 
-def _project(row: Row[Any]) -> Project:
+def _project(row: AnyRow) -> Project:
     return Project(
         id=row.id,
         organization_id=row.organization_id,
@@ -189,7 +188,7 @@ def _project(row: Row[Any]) -> Project:
     )
 
 
-def _joined_project(row: Row[Any]) -> Project:
+def _joined_project(row: AnyRow) -> Project:
     return Project(
         id=row.project_id,
         organization_id=row.project_organization_id,
@@ -211,7 +210,7 @@ def _key_values(key: ApiKey) -> dict[str, object]:
     }
 
 
-def _key(row: Row[Any]) -> ApiKey:
+def _key(row: AnyRow) -> ApiKey:
     return ApiKey(
         id=row.id,
         project_id=row.project_id,

@@ -11,7 +11,6 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import (
     ColumnElement,
-    Row,
     Select,
     and_,
     func,
@@ -23,7 +22,7 @@ from sqlalchemy import (
 )
 
 from tramontane.domain.usage import Outcome, TokenSource, UsageEvent, UsageTotal
-from tramontane.store.db import Transaction
+from tramontane.store.db import AnyRow, Transaction
 from tramontane.store.statements import LIMIT_DEFAULT, check_limit, unknown_cursor
 from tramontane.store.tables import usage_events, usage_roll_up, usage_totals
 
@@ -168,13 +167,17 @@ def _rolled_sequence(tx: Transaction) -> int:
     return tx.scalar(select(usage_roll_up.c.rolled_sequence)) or 0
 
 
-def _grouped_totals(condition: ColumnElement[bool], names: Sequence[str]) -> Select[Any]:
+def _grouped_totals(
+    condition: ColumnElement[bool], names: Sequence[str]
+) -> Select[*tuple[Any, ...]]:
     group = [usage_totals.c[name] for name in names]
     sums = [func.sum(usage_totals.c[name]).label(name) for name in _SUMS]
     return select(*group, *sums).where(condition).group_by(*group)
 
 
-def _grouped_events(condition: ColumnElement[bool], names: Sequence[str]) -> Select[Any]:
+def _grouped_events(
+    condition: ColumnElement[bool], names: Sequence[str]
+) -> Select[*tuple[Any, ...]]:
     """Return the sums over the events of ``condition``, with the columns of the hourly totals."""
     group = [
         _hour.label("hour_ms") if name == "hour_ms" else usage_events.c[name] for name in names
@@ -184,7 +187,7 @@ def _grouped_events(condition: ColumnElement[bool], names: Sequence[str]) -> Sel
     return select(*group, requests, *tokens).where(condition).group_by(*group)
 
 
-def _total(row: Row[Any], names: Sequence[str]) -> UsageTotal:
+def _total(row: AnyRow, names: Sequence[str]) -> UsageTotal:
     return UsageTotal(
         hour_ms=row.hour_ms if "hour_ms" in names else 0,
         project_id=row.project_id if "project_id" in names else "",
@@ -222,7 +225,7 @@ def _values(event: UsageEvent) -> dict[str, object]:
     }
 
 
-def _event(row: Row[Any]) -> UsageEvent:
+def _event(row: AnyRow) -> UsageEvent:
     return UsageEvent(
         id=row.id,
         request_id=row.request_id,
