@@ -1,0 +1,135 @@
+"""Scaling, rolling replacement and a killed engine under steady load: what may fail, and what not."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.load import Ending, Load, endless_asks
+from tests.support.system import DEMO, System, wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+CONNECTIONS = 8
+
+
+class SteadyLoad:
+    """Load that runs in a thread of its own until stopped."""
+
+    def __init__(self, system: System) -> None:
+        asks = endless_asks(DEMO, seed=7)
+        self._load = Load(system.port, system.api_key, asks, CONNECTIONS)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._load.run()))
+        self._thread.start()
+
+    @property
+    def answered(self) -> int:
+        """How many requests were answered so far."""
+        return self._load.counts()["answered"]
+
+    def stop(self) -> list[Ending]:
+        """Finish what is in flight; returns every request's ending."""
+        self._load.stop()
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        return self._load.endings
+
+    def go_on(self, requests: int = 40) -> None:
+        """Wait until another ``requests`` were answered."""
+        wanted = self.answered + requests
+        wait_for(lambda: self.answered >= wanted, f"{requests} more answers")
+
+
+@pytest.fixture
+def load(own_system: System) -> Iterator[SteadyLoad]:
+    steady = SteadyLoad(own_system)
+    try:
+        steady.go_on()
+        yield steady
+    finally:
+        steady.stop()
+
+
+def scale(system: System, replicas: int) -> None:
+    """Scale the demo deployment and wait until that is what runs."""
+    system.cloud("POST", f"/deployments/{DEMO}/scale", json={"replicas": replicas})
+    system.wait_for_deployment(
+        DEMO,
+        lambda d: d["status"] == "ready" and d["ready_replicas"] == replicas,
+        f"ready with {replicas} replicas",
+    )
+    wait_for(lambda: len(system.processes("engine")) == replicas, f"{replicas} engines")
+
+
+def failures(endings: list[Ending]) -> list[Ending]:
+    """Return the requests that were not answered."""
+    return [ending for ending in endings if ending.how != "answered"]
+
+
+def test_scaling_up_and_down_fails_no_request(own_system: System, load: SteadyLoad) -> None:
+    scale(own_system, 3)
+    load.go_on()
+    served_by = {event["replica_id"] for event in own_system.usage_events()}
+    scale(own_system, 1)
+    load.go_on()
+    endings = load.stop()
+    assert failures(endings) == []
+    assert len(endings) > 100
+    wait_for(
+        lambda: len({event["replica_id"] for event in own_system.usage_events()}) >= 3,
+        "usage of three replicas",
+    )
+    assert served_by
+
+
+def test_a_rolling_replacement_fails_no_request(own_system: System, load: SteadyLoad) -> None:
+    scale(own_system, 2)
+    before = {engine.replica_id for engine in own_system.processes("engine")}
+    seen = own_system.deployment()
+    lowest = seen["ready_replicas"]
+    own_system.cloud("PATCH", f"/deployments/{DEMO}", json={"parallel": seen["parallel"] + 1})
+    deadline = time.monotonic() + 60
+    while True:
+        now = own_system.deployment()
+        lowest = min(lowest, now["ready_replicas"])
+        engines = {engine.replica_id for engine in own_system.processes("engine")}
+        if len(engines) == 2 and not engines & before and now["status"] == "ready":
+            break
+        assert time.monotonic() < deadline, (now, engines, before)
+        time.sleep(0.02)
+    load.go_on()
+    endings = load.stop()
+    assert failures(endings) == []
+    assert lowest == 2  # it never served with fewer than wanted
+    assert own_system.deployment()["parallel"] == seen["parallel"] + 1
+
+
+def test_a_killed_engine_fails_only_what_it_was_answering(
+    own_system: System, load: SteadyLoad
+) -> None:
+    scale(own_system, 2)
+    load.go_on()
+    victim = own_system.processes("engine")[0]
+    killed_s = time.time()
+    victim.kill()
+    gone_s = time.time()
+    load.go_on()
+    own_system.wait_for_deployment(DEMO, lambda d: d["status"] == "ready", "ready again")
+    load.go_on()
+    endings = load.stop()
+    failed = failures(endings)
+    assert len(failed) <= CONNECTIONS
+    for ending in failed:
+        assert ending.began_s <= gone_s, ending
+        assert ending.ended_s >= killed_s, ending
+    told = {ending.request_id for ending in failed if ending.request_id}
+    wait_for(
+        lambda: told <= {event["request_id"] for event in own_system.usage_events()},
+        "the usage of what was cut",
+    )
+    for event in own_system.usage_events():
+        if event["request_id"] in told:
+            assert event["replica_id"] == victim.replica_id
+            assert event["outcome"] in ("cut", "failed")
