@@ -60,14 +60,16 @@ def list_(session: Session, project: InProject = None, limit: Limit = LIMIT) -> 
 
 
 @verb(app, "get")
-def get(session: Session, deployment: Reference) -> None:
+def get(session: Session, deployment: Reference, project: InProject = None) -> None:
     """Show one deployment."""
-    print_item(session.client.get(_path(deployment)), as_json=session.as_json)
+    found = session.client.get(_path(deployment), {"project": project})
+    print_item(found, as_json=session.as_json)
 
 
 @verb(app, "create")
 def create(
     session: Session,
+    *,
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="What clients call as model: a DNS label.")
     ],
@@ -110,6 +112,7 @@ def create(
 def update(
     session: Session,
     deployment: Reference,
+    *,
     model: Annotated[
         str | None,
         typer.Option("--model", metavar="MODEL", help="Serve another model: its name or id."),
@@ -123,6 +126,7 @@ def update(
     cpu_millicores: CpuMillicores = None,
     memory_bytes: MemoryBytes = None,
     engine_option: EngineOptions = None,
+    project: InProject = None,
     wait: Wait = False,
     timeout: Timeout = TIMEOUT_S,
 ) -> None:
@@ -141,7 +145,8 @@ def update(
         msg = "nothing to change: give at least one of the options of "
         msg += "`tramontane deployments update --help`"
         raise CommandError(msg, ExitCode.USAGE)
-    _finish(session, session.client.patch(_path(deployment), body), wait, timeout)
+    changed = session.client.patch(_path(deployment), body, {"project": project})
+    _finish(session, changed, wait, timeout)
 
 
 @verb(app, "scale")
@@ -149,11 +154,15 @@ def scale(
     session: Session,
     deployment: Reference,
     replicas: Annotated[int, typer.Argument(metavar="N", help="Running engines wanted.")],
+    *,
+    project: InProject = None,
     wait: Wait = False,
     timeout: Timeout = TIMEOUT_S,
 ) -> None:
     """Set the number of replicas; those that run and stay wanted are not touched."""
-    changed = session.client.post(f"{_path(deployment)}/scale", {"replicas": replicas})
+    changed = session.client.post(
+        f"{_path(deployment)}/scale", {"replicas": replicas}, {"project": project}
+    )
     _finish(session, changed, wait, timeout)
 
 
@@ -161,13 +170,15 @@ def scale(
 def delete(
     session: Session,
     deployment: Reference,
+    *,
+    project: InProject = None,
     yes: Yes = False,
     wait: Wait = False,
     timeout: Timeout = TIMEOUT_S,
 ) -> None:
     """Stop serving: replicas finish what they have, then end. What was used stays on record."""
     confirm(f"Delete deployment {deployment}? Requests to it will fail.", yes=yes)
-    deleted = session.client.delete(_path(deployment))
+    deleted = session.client.delete(_path(deployment), {"project": project})
     if wait:
         deleted = wait_until_gone(session.client, deleted, timeout)
     print_item(deleted, as_json=session.as_json)
@@ -180,9 +191,10 @@ def logs(
     lines: Annotated[
         int, typer.Option("--lines", metavar="N", min=1, help="At most N last lines per replica.")
     ] = 100,
+    project: InProject = None,
 ) -> None:
     """Print the last lines that the engines wrote."""
-    found = session.client.get(f"{_path(deployment)}/logs", {"lines": lines})
+    found = session.client.get(f"{_path(deployment)}/logs", {"lines": lines, "project": project})
     if session.as_json:
         print_json(found)
         return
@@ -194,9 +206,13 @@ def logs(
 
 
 @verb(app, "events")
-def events(session: Session, deployment: Reference, limit: Limit = LIMIT) -> None:
+def events(
+    session: Session, deployment: Reference, project: InProject = None, limit: Limit = LIMIT
+) -> None:
     """Print what happened to a deployment, oldest first."""
-    listing = session.client.list_all(f"{_path(deployment)}/events", limit=limit)
+    listing = session.client.list_all(
+        f"{_path(deployment)}/events", {"project": project}, limit=limit
+    )
     print_events(listing, session, empty=f"nothing happened to {deployment} yet")
 
 

@@ -5,20 +5,37 @@ from typing import Annotated, Final
 
 import typer
 
-from tramontane.cli.output import Column, print_item, print_list, size
+from tramontane.cli.output import (
+    Column,
+    listed,
+    moment,
+    print_item,
+    print_json,
+    print_list,
+    size,
+    text,
+)
 from tramontane.cli.session import Session
 from tramontane.cli.verbs import LIMIT, Limit, Yes, confirm, noun, verb
 from tramontane.wire.client import segment
 
-_COLUMNS: Final = (
+_VERSION_FIELDS: Final = (
+    ("VERSION", "number", text),
+    ("FORMAT", "format", text),
+    ("ARCHITECTURE", "architecture", text),
+    ("PRECISION", "precision", text),
+    ("SIZE", "size_bytes", size),
+    ("CONTEXT", "context_length", text),
+    ("LICENCE", "licence", text),
+)
+_VERSIONS: Final = (
+    *(Column(title, field, show) for title, field, show in _VERSION_FIELDS),
+    Column("CREATED", "created_at_ms", moment),
+    Column("DIGEST", "digest"),
+)
+_MODELS: Final = (
     Column("NAME", "name"),
-    Column("VERSION", "number"),
-    Column("FORMAT", "format"),
-    Column("ARCHITECTURE", "architecture"),
-    Column("PRECISION", "precision"),
-    Column("SIZE", "size_bytes", size),
-    Column("CONTEXT", "context_length"),
-    Column("LICENCE", "licence"),
+    *(Column(title, f"latest.{field}", show) for title, field, show in _VERSION_FIELDS),
     Column("ID", "id"),
 )
 
@@ -32,13 +49,20 @@ def list_(session: Session, limit: Limit = LIMIT) -> None:
     """List the models of the catalogue."""
     listing = session.client.list_all("/models", limit=limit)
     empty = "no models yet; import one with `tramontane models import NAME PATH`"
-    print_list(listing, _COLUMNS, empty=empty, as_json=session.as_json)
+    print_list(listing, _MODELS, empty=empty, as_json=session.as_json)
 
 
 @verb(app, "get")
 def get(session: Session, model: Reference) -> None:
     """Show one model and its versions."""
-    print_item(session.client.get(f"/models/{segment(model)}"), as_json=session.as_json)
+    found = session.client.get(f"/models/{segment(model)}")
+    if session.as_json:
+        print_json(found)
+        return
+    told = {name: value for name, value in found.items() if name not in {"latest", "versions"}}
+    print_item(told, as_json=False)
+    print()
+    print_list(listed(found.get("versions")), _VERSIONS, empty="no versions", as_json=False)
 
 
 @verb(app, "import")

@@ -7,16 +7,11 @@ from tramontane.cli.session import Session
 from tramontane.cli.verbs import LIMIT, Limit, noun, verb
 
 
-def _cores(capacity: object) -> str:
-    millicores = capacity.get("cpu_millicores") if isinstance(capacity, dict) else None
-    return f"{millicores / 1000:g}" if isinstance(millicores, int) else "-"
+def _cores(millicores: object) -> str:
+    return f"{millicores / 1000:g}" if isinstance(millicores, int) else text(millicores)
 
 
-def _memory(capacity: object) -> str:
-    return size(capacity.get("memory_bytes")) if isinstance(capacity, dict) else "-"
-
-
-def _devices(devices: object) -> str:
+def _names(devices: object) -> str:
     known: list[Any] = devices if isinstance(devices, list) else []
     return text([device.get("name") for device in known if isinstance(device, dict)])
 
@@ -25,9 +20,9 @@ _COLUMNS: Final = (
     Column("NAME", "name"),
     Column("CLUSTER", "cluster_id"),
     Column("STATUS", "status"),
-    Column("CPU", "capacity", _cores),
-    Column("MEMORY", "capacity", _memory),
-    Column("DEVICES", "devices", _devices),
+    Column("CPU", "cpu_millicores", _cores),
+    Column("MEMORY", "memory_bytes", size),
+    Column("DEVICES", "devices", _names),
     Column("SEEN", "last_seen_at_ms", moment),
     Column("ID", "id"),
 )

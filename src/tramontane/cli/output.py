@@ -51,7 +51,7 @@ def text(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: its title, the field it shows, and how the field becomes text."""
+    """One column: its title, the field it shows (``a.b`` for b inside a), how it becomes text."""
 
     title: str
     field: str
@@ -74,12 +74,18 @@ def print_list(
         print(empty)
         return
     rows = [[column.title for column in columns]]
-    rows += [[column.show(item.get(column.field)) for column in columns] for item in items]
+    rows += [[column.show(_pick(item, column.field)) for column in columns] for item in items]
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in table(rows, width):
         print(line)
     if listing.get("has_more"):
         print(f"the first {len(items)}; there are more: raise --limit", file=sys.stderr)
+
+
+def listed(value: object) -> dict[str, Any]:
+    """Return a list inside an object in the form that `print_list` takes."""
+    items = value if isinstance(value, list) else []
+    return {"data": [item for item in items if isinstance(item, dict)]}
 
 
 def print_item(item: dict[str, Any], *, as_json: bool) -> None:
@@ -128,9 +134,15 @@ def _is_harmless(character: str) -> bool:
     return character.isprintable() or character in "\n\t\u200d" or wide_space
 
 
+def _pick(item: object, path: str) -> object:
+    for name in path.split("."):
+        item = item.get(name) if isinstance(item, dict) else None
+    return item
+
+
 def _field(name: str, value: object) -> str:
     if name.endswith("_at_ms"):
-        return text(value) if value is None else moment(value)
+        return moment(value)
     return size(value) if name.endswith("_bytes") else text(value)
 
 

@@ -1,12 +1,13 @@
 """``tramontane usage``: what requests used."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from enum import StrEnum
+from typing import Annotated, Any, Final
 
 import typer
 
 from tramontane.cli.exits import CommandError, ExitCode
-from tramontane.cli.output import Column, moment, print_list
+from tramontane.cli.output import Column, listed, moment, print_json, print_list
 from tramontane.cli.session import Session
 from tramontane.cli.verbs import LIMIT, InProject, Limit, noun, verb
 
@@ -32,6 +33,17 @@ _EVENTS: Final = (
     Column("MS", "duration_ms"),
 )
 
+
+class Group(StrEnum):
+    """What the API can group sums by."""
+
+    HOUR = "hour"
+    PROJECT = "project"
+    API_KEY = "api_key"
+    MODEL = "model"
+    NONE = "none"
+
+
 app = noun("Usage: what requests used, one event each, and sums over them.")
 
 
@@ -46,21 +58,25 @@ def totals(
         str | None, typer.Option("--to", metavar="TIME", help="Up to, but without, this time.")
     ] = None,
     group_by: Annotated[
-        str | None,
-        typer.Option("--group-by", metavar="FIELD", help="One sum for each value of FIELD."),
-    ] = None,
+        Group, typer.Option("--group-by", help="What each line stands for.")
+    ] = Group.MODEL,
     project: InProject = None,
 ) -> None:
-    """Print sums of requests and tokens."""
+    """Print sums of requests and tokens, by the hour and exact to the last event."""
     query = {
         "from_ms": _milliseconds("--from", since),
         "to_ms": _milliseconds("--to", until),
         "group_by": group_by,
         "project": project,
     }
-    listing = session.client.list_all("/usage", query, limit=LIMIT)
+    found = session.client.get("/usage", query)
+    if session.as_json:
+        print_json(found)
+        return
+    sums = listed(found.get("data"))
+    columns = [column for column in _TOTALS if column.field not in _keys_without_value(sums)]
     empty = "nothing was used in that time; `tramontane chat DEPLOYMENT` uses something"
-    print_list(listing, _TOTALS, empty=empty, as_json=session.as_json)
+    print_list(sums, columns, empty=empty, as_json=False)
 
 
 @verb(app, "events")
@@ -77,6 +93,12 @@ def events(
     listing = session.client.list_all("/usage/events", query, limit=limit)
     empty = "no usage events yet; `tramontane chat DEPLOYMENT` makes one"
     print_list(listing, _EVENTS, empty=empty, as_json=session.as_json)
+
+
+def _keys_without_value(sums: dict[str, Any]) -> set[str]:
+    """Return the keys that were not grouped by: null in every line."""
+    keys = {"hour_ms", "project_id", "api_key_id", "model"}
+    return {key for key in keys if all(item.get(key) is None for item in sums["data"])}
 
 
 def _milliseconds(option: str, given: str | None) -> int | None:

@@ -19,6 +19,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from tramontane import __version__
 
 Json = dict[str, Any]
+Query = Mapping[str, object | None]  # a None is left out
 
 REPLY_BYTES_MAX: Final = 16 << 20  # a page of 100 objects is far below; more is not our server
 LINE_BYTES_MAX: Final = 1 << 20  # one event of a stream
@@ -89,7 +90,7 @@ class CloudClient:
         self._sleep = sleep
         self._opener = urllib.request.build_opener(_EveryStatus)
 
-    def get(self, path: str, query: Mapping[str, object | None] | None = None) -> Json:
+    def get(self, path: str, query: Query | None = None) -> Json:
         """Return the JSON object at ``path`` below the management API; tried a few times."""
         url = self._url(_MANAGEMENT + path, query)
         pause_s = _PAUSE_S
@@ -106,21 +107,19 @@ class CloudClient:
             pause_s *= 2
         return self._call("GET", url)
 
-    def post(self, path: str, body: Mapping[str, object]) -> Json:
+    def post(self, path: str, body: Mapping[str, object], query: Query | None = None) -> Json:
         """Send ``body`` to ``path`` and return the reply; never repeated."""
-        return self._call("POST", self._url(_MANAGEMENT + path), body)
+        return self._call("POST", self._url(_MANAGEMENT + path, query), body)
 
-    def patch(self, path: str, body: Mapping[str, object]) -> Json:
+    def patch(self, path: str, body: Mapping[str, object], query: Query | None = None) -> Json:
         """Change what is at ``path`` and return the reply; never repeated."""
-        return self._call("PATCH", self._url(_MANAGEMENT + path), body)
+        return self._call("PATCH", self._url(_MANAGEMENT + path, query), body)
 
-    def delete(self, path: str) -> Json:
+    def delete(self, path: str, query: Query | None = None) -> Json:
         """Delete what is at ``path`` and return the reply; never repeated."""
-        return self._call("DELETE", self._url(_MANAGEMENT + path))
+        return self._call("DELETE", self._url(_MANAGEMENT + path, query))
 
-    def list_all(
-        self, path: str, query: Mapping[str, object | None] | None = None, *, limit: int
-    ) -> Json:
+    def list_all(self, path: str, query: Query | None = None, *, limit: int) -> Json:
         """Return up to ``limit`` items of a list, fetched page by page, as one list object."""
         items: list[Json] = []
         more, after = True, (query or {}).get("after")
@@ -165,7 +164,7 @@ class CloudClient:
         msg = f"{self.origin} broke off its answer before the end; ask again"
         raise UnreachableError(msg)
 
-    def _url(self, path: str, query: Mapping[str, object | None] | None = None) -> str:
+    def _url(self, path: str, query: Query | None = None) -> str:
         given = {name: str(value) for name, value in (query or {}).items() if value is not None}
         return f"{self.origin}{path}" + (f"?{urlencode(given)}" if given else "")
 
