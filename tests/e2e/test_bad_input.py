@@ -1,4 +1,4 @@
-"""Bad input through the public port: a 4xx that names the field and the way out, nothing changed."""
+"""Bad input through the public port: a 4xx that names the field, and nothing has changed."""
 
 import json
 import pickle

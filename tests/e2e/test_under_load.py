@@ -1,4 +1,4 @@
-"""Scaling, rolling replacement and a killed engine under steady load: what may fail, and what not."""
+"""Scaling, rolling replacement and a killed engine under steady load: what may fail."""
 
 import asyncio
 import threading
