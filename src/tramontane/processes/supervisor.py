@@ -107,6 +107,11 @@ class Supervisor:
             self._reap()
         return False
 
+    def close(self) -> None:
+        """Give the wake-up pipe back."""
+        os.close(self._wakeup_read)
+        os.close(self._wakeup_write)
+
     def _start(self, child: Child) -> None:
         child.due_s = None
         child.started_s = time.monotonic()
