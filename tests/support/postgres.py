@@ -124,7 +124,7 @@ def _start(folder: Path, who: dict[str, Any]) -> PostgresServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                preexec_fn=_end_with_parent(),
+                preexec_fn=_end_with_parent(),  # noqa: PLW1509 - prctl alone, no thread yet
                 **who,
             )
         server = PostgresServer(folder, port, process)
