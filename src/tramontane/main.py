@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 
 from tramontane import __version__
 from tramontane.cli.exits import EPILOG, ExitCode
+from tramontane.cli.typer_settings import QUICK
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,7 @@ app = typer.Typer(
     invoke_without_command=True,
     rich_markup_mode=None,
     epilog=EPILOG,
-    # Typer's completion flags default to None, and to check a None it loads pydantic: 100 ms.
-    context_settings={"default_map": {"install_completion": False, "show_completion": False}},
+    context_settings=QUICK,
 )
 
 Home = Annotated[
@@ -172,7 +172,7 @@ def runner(context: typer.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command that ``arguments`` (or the command line) name, and leave with its code."""
-    for stream in (sys.stdout, sys.stderr):  # a name in another script must not end a command
+    for stream in (sys.stdin, sys.stdout, sys.stderr):  # a name in any script is printable
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     given = list(sys.argv[1:] if arguments is None else arguments)

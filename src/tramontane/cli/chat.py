@@ -3,6 +3,7 @@
 The conversation lives in this process only; nothing of it is written anywhere.
 """
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator
@@ -13,8 +14,11 @@ import typer
 from tramontane.cli.exits import EPILOG, CommandError
 from tramontane.cli.output import printable
 from tramontane.cli.session import connect
-from tramontane.cli.verbs import ApiKey, BaseUrl, Home, one_line_errors
+from tramontane.cli.verbs import ApiKey, BaseUrl, Home, is_person_there, one_line_errors
 from tramontane.wire.client import ApiError, BadReplyError, CloudClient, UnreachableError
+
+with contextlib.suppress(ImportError):  # a Python without it still chats, without arrow keys
+    import readline  # noqa: F401 - input() uses it by its being there
 
 _PROMPT: Final = "> "
 _COMMANDS: Final = "/help  these lines\n/reset  forget the talk so far\n/exit  leave (or Ctrl-D)"
@@ -55,7 +59,7 @@ def chat(
             talk = Talk(connection.client(), deployment, system, max_tokens)
             if message is not None:
                 talk.ask(message)
-            elif not sys.stdin.isatty():
+            elif not is_person_there():
                 talk.ask(_piped())
             else:
                 _converse(talk)
@@ -170,7 +174,7 @@ def _ask_and_go_on(talk: Talk, question: str) -> None:
 
 
 def _piped() -> str:
-    text = sys.stdin.read().strip()
+    text = sys.stdin.read().strip() if sys.stdin else ""
     if not text:
         msg = "nothing to ask: give --message TEXT or pipe a text in"
         raise CommandError(msg)

@@ -17,7 +17,8 @@ import typer
 from tramontane.cli.exits import EPILOG, CommandError, ExitCode
 from tramontane.cli.output import one_line
 from tramontane.cli.session import Session, connect
-from tramontane.wire.client import ApiError, BadReplyError, UnreachableError
+from tramontane.cli.typer_settings import QUICK
+from tramontane.wire.client import ApiError, BadReplyError, UnreachableError, UnusableError
 
 BaseUrl = Annotated[
     str | None,
@@ -87,6 +88,7 @@ def noun(meaning: str) -> typer.Typer:
         rich_markup_mode=None,
         add_completion=False,
         invoke_without_command=True,
+        context_settings=QUICK,
     )
 
     @app.callback()
@@ -134,6 +136,8 @@ def one_line_errors(key_source: str = "") -> Iterator[None]:
         line, code = _api_line(error, key_source), _CODES.get(error.status, ExitCode.FAILED)
     except (UnreachableError, BadReplyError) as error:
         line, code = str(error), ExitCode.UNAVAILABLE
+    except UnusableError as error:
+        line, code = str(error), ExitCode.USAGE
     except CommandError as error:
         line, code = str(error), error.code
     except KeyboardInterrupt:
@@ -146,9 +150,14 @@ def one_line_errors(key_source: str = "") -> Iterator[None]:
 
 def confirm(question: str, *, yes: bool) -> None:
     """Ask before something is lost, if a person is there to answer; leaves unless it is a yes."""
-    if not yes and sys.stdin.isatty() and not typer.confirm(question, err=True):
+    if not yes and is_person_there() and not typer.confirm(question, err=True):
         msg = "nothing was changed"
         raise CommandError(msg)
+
+
+def is_person_there() -> bool:
+    """Tell whether standard input is a terminal (a closed one is None)."""
+    return bool(sys.stdin and sys.stdin.isatty())
 
 
 def _api_line(error: ApiError, key_source: str) -> str:

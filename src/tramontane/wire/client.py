@@ -31,6 +31,10 @@ _MANAGEMENT: Final = "/cloud/v1"
 _INFERENCE_SUFFIX: Final = re.compile(r"(/openai|/mistral)?/v1/*$")
 
 
+class UnusableError(Exception):
+    """The URL, the key or a name cannot be sent at all, and was not; the message is one line."""
+
+
 class UnreachableError(Exception):
     """No server answered; the message is one line that says where and why."""
 
@@ -72,8 +76,8 @@ class CloudClient:
     """Speaks to one installation with one key.
 
     ``base_url`` is the public origin, with or without the ``/v1`` that inference clients want.
-    ``timeout_s`` bounds each wait for the network, not the whole call. Every method raises
-    `UnreachableError`, `BadReplyError` or `ApiError`.
+    ``timeout_s`` bounds each wait for the network, not the whole call. Raises `UnusableError`;
+    every method raises `UnreachableError`, `BadReplyError` or `ApiError`.
     """
 
     def __init__(
@@ -84,6 +88,9 @@ class CloudClient:
         *,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        if not api_key.isascii() or not api_key.isprintable() or " " in api_key:
+            msg = "the API key must be printable ASCII without spaces, such as tmt_…; check it"
+            raise UnusableError(msg)
         self.origin = _origin(base_url)
         self._api_key = api_key
         self._timeout_s = timeout_s
@@ -166,7 +173,7 @@ class CloudClient:
 
     def _url(self, path: str, query: Query | None = None) -> str:
         given = {name: str(value) for name, value in (query or {}).items() if value is not None}
-        return f"{self.origin}{path}" + (f"?{urlencode(given)}" if given else "")
+        return f"{self.origin}{path}" + (f"?{urlencode(given, errors='replace')}" if given else "")
 
     def _request(
         self, method: str, url: str, body: Mapping[str, object] | None = None
@@ -196,7 +203,10 @@ class CloudClient:
 
 def segment(ref: str) -> str:
     """Return ``ref``, an id or a name that the user gave, as one segment of a path."""
-    return quote(ref, safe="")
+    if ref in {"", ".", ".."}:
+        msg = f"a name or an id is expected, not {ref!r}"
+        raise UnusableError(msg)
+    return quote(ref, safe="", errors="replace")
 
 
 class _EveryStatus(urllib.request.HTTPErrorProcessor):
@@ -220,7 +230,7 @@ def _origin(base_url: str) -> str:
         usable = False
     if not usable or not base_url.isprintable() or " " in base_url.strip():
         msg = f"the base URL must look like http://HOST:PORT/v1, not {base_url!r}"
-        raise UnreachableError(msg)
+        raise UnusableError(msg)
     return _INFERENCE_SUFFIX.sub("", base_url.strip()).rstrip("/")
 
 
