@@ -1,6 +1,6 @@
 """The ``tramontane`` command: every command's name, and where its code is.
 
-`NOUNS` and the process commands below are the only places that know modules by name: a command's
+`COMMANDS` and the process commands below are the only places that know modules by name: a command's
 module is imported when the command is called, never for ``--help`` of another one
 (docs/decisions/0002-lazy-commands.md). No business lives here.
 """
@@ -9,7 +9,6 @@ import importlib
 import io
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Final, NoReturn
@@ -22,40 +21,33 @@ from tramontane.cli.exits import EPILOG, ExitCode
 from tramontane.cli.typer_settings import QUICK
 
 
-@dataclass(frozen=True, slots=True)
-class Noun:
-    """A command whose module, with a Typer ``app``, is imported when it is called."""
-
-    name: str
-    module: str
-    help: str
-
-
-NOUNS: Final = (
-    Noun("chat", "tramontane.cli.chat", "Talk with a deployment in the terminal."),
-    Noun("deployments", "tramontane.cli.deployments", "What a project wants to be served."),
-    Noun("replicas", "tramontane.cli.replicas", "The running engines of deployments."),
-    Noun("models", "tramontane.cli.models", "The catalogue of open-weight models."),
-    Noun("organizations", "tramontane.cli.organizations", "Tenants: billing, residency, keys."),
-    Noun("projects", "tramontane.cli.projects", "Quota and isolation inside an organization."),
-    Noun("api-keys", "tramontane.cli.api_keys", "Credentials of projects."),
-    Noun("usage", "tramontane.cli.usage", "What requests used: totals and single events."),
-    Noun("clusters", "tramontane.cli.clusters", "Sets of nodes, each behind one driver."),
-    Noun("nodes", "tramontane.cli.nodes", "Machines and the devices on them."),
-    Noun("story", "tramontane.cli.story", "Print the events of one object, oldest first."),
-    Noun("whoami", "tramontane.cli.whoami", "Say who the key speaks for and what it may do."),
-)
+# Each row's code is `tramontane.cli.commands.<name>`, a module with a Typer ``app``.
+COMMANDS: Final = {
+    "chat": "Talk with a deployment in the terminal.",
+    "deployments": "What a project wants to be served.",
+    "replicas": "The running engines of deployments.",
+    "models": "The catalogue of open-weight models.",
+    "organizations": "Tenants: billing, residency, keys.",
+    "projects": "Quota and isolation inside an organization.",
+    "api-keys": "Credentials of projects.",
+    "usage": "What requests used: totals and single events.",
+    "clusters": "Sets of nodes, each behind one driver.",
+    "nodes": "Machines and the devices on them.",
+    "story": "Print the events of one object, oldest first.",
+    "whoami": "Say who the key speaks for and what it may do.",
+}
+_PACKAGE: Final = "tramontane.cli.commands"
 
 
 class LazyGroup(TyperGroup):
-    """Lists nouns by their rows; imports a noun's module when its command is resolved."""
+    """Lists commands by their rows; imports a command's module when it is resolved."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Return the command that ``args`` begin with, its real self in place of its row."""
         name, command, rest = super().resolve_command(ctx, args)
-        noun = next((noun for noun in NOUNS if noun.name == name), None)
-        if noun is not None:
-            command = typer.main.get_command(_load(noun.module).app)
+        if name in COMMANDS:
+            module = _load(f"{_PACKAGE}.{name.replace('-', '_')}")
+            command = typer.main.get_command(module.app)
         return name, command, rest
 
 
@@ -107,11 +99,11 @@ def up(home: Home = None, host: Host = None, port: Port = None) -> None:
 
 
 def _listed() -> None:
-    """Stand for a noun in the list of commands; `LazyGroup` puts the real one in its place."""
+    """Stand for a row in the list of commands; `LazyGroup` puts the real command in its place."""
 
 
-for _noun in NOUNS:
-    app.command(_noun.name, help=_noun.help)(_listed)
+for _name, _help in COMMANDS.items():
+    app.command(_name, help=_help)(_listed)
 
 
 @app.command("control", epilog=EPILOG)
