@@ -1,0 +1,121 @@
+"""Where one more replica goes: a node with room and, if it needs any, its device indexes.
+
+The choice is deterministic. Among the nodes with room it prefers, in this order: no accelerators
+wasted on what needs none; fewer replicas of the same deployment, so that a lost node takes few;
+the tightest fit, so that large holes stay for large replicas; the name.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from tramontane.domain.fleet import Node, NodeStatus
+from tramontane.domain.replica import Replica
+from tramontane.domain.resources import Resources
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What is left of one node. ``deployment_ids`` has one entry per replica that it holds."""
+
+    node: Node
+    free: Resources
+    free_device_indexes: tuple[int, ...]
+    deployment_ids: tuple[str, ...] = ()
+
+    def holds(self, need: Resources) -> bool:
+        """Tell whether a replica with ``need`` fits."""
+        return need.fits_in(self.free) and need.devices <= len(self.free_device_indexes)
+
+    def has_free(self, device_indexes: tuple[int, ...]) -> bool:
+        """Tell whether all these devices are free."""
+        return set(device_indexes) <= set(self.free_device_indexes)
+
+    def take(self, deployment_id: str, need: Resources, device_indexes: tuple[int, ...]) -> "Room":
+        """Return the room that is left after a replica of ``deployment_id`` took its part."""
+        left = tuple(i for i in self.free_device_indexes if i not in device_indexes)
+        return replace(
+            self,
+            free=self.free - need,
+            free_device_indexes=left,
+            deployment_ids=(*self.deployment_ids, deployment_id),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A place for one replica."""
+
+    cluster_id: str
+    node_id: str
+    device_indexes: tuple[int, ...]
+
+
+def rooms_of(nodes: Iterable[Node], replicas: Iterable[Replica]) -> dict[str, Room]:
+    """Return what is left of each ready node, by node id, beside the ``replicas`` that hold it."""
+    rooms = {
+        node.id: Room(node, whole_of(node), tuple(sorted(d.index for d in node.devices)))
+        for node in sorted(nodes, key=lambda node: node.id)
+        if node.status is NodeStatus.READY
+    }
+    for replica in replicas:
+        room = rooms.get(replica.node_id)
+        if room is not None and replica.holds_capacity:
+            launch = replica.launch
+            rooms[replica.node_id] = room.take(
+                replica.deployment_id, launch.resources, launch.device_indexes
+            )
+    return rooms
+
+
+def whole_of(node: Node) -> Resources:
+    """Return what an empty ``node`` offers; its devices are counted, not taken on trust."""
+    return replace(node.capacity, devices=len(node.devices))
+
+
+def find_spot(rooms: Mapping[str, Room], deployment_id: str, need: Resources) -> Spot | None:
+    """Return the best place for one more replica of ``deployment_id``, or None without room."""
+    fitting = [room for room in rooms.values() if room.holds(need)]
+    if not fitting:
+        return None
+    best = min(fitting, key=lambda room: _preference(room, deployment_id, need))
+    return Spot(best.node.cluster_id, best.node.id, best.free_device_indexes[: need.devices])
+
+
+def explain_no_room(rooms: Mapping[str, Room], need: Resources) -> str:
+    """Return in words what the node that comes nearest lacks to hold ``need``."""
+    if not rooms:
+        return f"needs {need.describe()}, and no node is ready"
+    nearest = min(rooms.values(), key=lambda room: (_lack_rank(room, need), room.node.name))
+    lack = _lack(nearest, need)
+    told = f"needs {lack.describe()} more on the best node ({nearest.node.name})"
+    if any(need.fits_in(whole_of(room.node)) for room in rooms.values()):
+        return told
+    return f"{told}, and is larger than any empty node"
+
+
+def _preference(room: Room, deployment_id: str, need: Resources) -> tuple[object, ...]:
+    left = room.free - need
+    capacity = room.node.capacity
+    return (
+        len(room.node.devices) if need.devices == 0 else 0,
+        room.deployment_ids.count(deployment_id),
+        len(room.free_device_indexes) - need.devices,
+        _parts_per_million(left.memory_bytes, capacity.memory_bytes)
+        + _parts_per_million(left.cpu_millicores, capacity.cpu_millicores),
+        room.node.name,
+        room.node.id,
+    )
+
+
+def _lack(room: Room, need: Resources) -> Resources:
+    lack = need.shortfall(room.free)
+    return replace(lack, devices=max(lack.devices, need.devices - len(room.free_device_indexes)))
+
+
+def _lack_rank(room: Room, need: Resources) -> tuple[int, int, int]:
+    lack = _lack(room, need)
+    return (lack.devices, lack.memory_bytes, lack.cpu_millicores)
+
+
+def _parts_per_million(part: int, whole: int) -> int:
+    return part * 1_000_000 // whole if whole else 0

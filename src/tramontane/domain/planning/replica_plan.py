@@ -1,0 +1,272 @@
+"""The plan of the replica reconciler: from a snapshot to explicit actions, and nothing else.
+
+Order of thought: what the drivers saw becomes transitions; each deployment then says whom to stop
+and how many to add; the additions of all are placed, those of deployments that have nothing
+first and of older ones before younger; statuses are worded last, from all that.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from tramontane.domain.deployment import Deployment
+from tramontane.domain.observation import (
+    Reachable,
+    RunState,
+    Unreachable,
+)
+from tramontane.domain.planning.backoff import Backoff, after_failure, after_stability
+from tramontane.domain.planning.calls import orphans, plan_calls
+from tramontane.domain.planning.deployment_status import Facts, describe
+from tramontane.domain.planning.placement import Room, explain_no_room, find_spot, rooms_of
+from tramontane.domain.planning.plan import (
+    Action,
+    Place,
+    Plan,
+    SetStatus,
+    Transition,
+    Unplaced,
+)
+from tramontane.domain.planning.rollout import plan_rollout
+from tramontane.domain.planning.snapshot import Demand, ReplicaSnapshot
+from tramontane.domain.planning.watch import Watch, next_status
+from tramontane.domain.replica import Replica, ReplicaStatus
+
+
+@dataclass(slots=True)
+class _Draft:
+    """One deployment while the plan is being made."""
+
+    deployment: Deployment
+    replicas: list[Replica] = field(default_factory=list[Replica])
+    ended: list[Replica] = field(default_factory=list[Replica])
+    actions: list[Action] = field(default_factory=list[Action])
+    backoff: Backoff = field(default_factory=lambda: Backoff(0, 0))
+    start_ms: int = 0
+    missing: int = 0
+    unplaced: Unplaced | None = None
+
+
+def plan_replicas(snapshot: ReplicaSnapshot) -> Plan:
+    """Return what to do next; an empty plan when there is nothing to do.
+
+    The plan depends on the snapshot alone, whatever the order of its tuples. Carrying it out and
+    planning again from the result ends in an empty plan.
+    """
+    watch = Watch(snapshot.clusters)
+    drafts = _draft(snapshot)
+    for draft in drafts:
+        _observe(draft, watch, snapshot.now_ms)
+        _roll(draft)
+    _place_missing(drafts, snapshot)
+    for draft in drafts:
+        _set_status(draft, snapshot)
+    actions = [action for draft in drafts for action in draft.actions]
+    actions += plan_calls(snapshot, watch)
+    unplaced = tuple(draft.unplaced for draft in drafts if draft.unplaced is not None)
+    return Plan(tuple(actions), unplaced)
+
+
+def _draft(snapshot: ReplicaSnapshot) -> list[_Draft]:
+    ordered = sorted(snapshot.deployments, key=lambda d: (d.created_at_ms, d.id))
+    drafts = {deployment.id: _Draft(deployment) for deployment in ordered}
+    for replica in sorted(snapshot.replicas, key=lambda r: (r.created_at_ms, r.id)):
+        draft = drafts.get(replica.deployment_id)
+        if draft is not None:
+            (draft.replicas if replica.holds_capacity else draft.ended).append(replica)
+    for draft in drafts.values():
+        deployment = draft.deployment
+        draft.start_ms = deployment.start_ms
+        # A new generation is a new start: what failed before it says nothing about it.
+        if deployment.observed_generation == deployment.generation:
+            draft.backoff = Backoff(deployment.failures, deployment.retry_at_ms)
+    return list(drafts.values())
+
+
+def _observe(draft: _Draft, watch: Watch, now_ms: int) -> None:
+    failed: list[Replica] = []
+    after: list[Replica] = []
+    for replica in draft.replicas:
+        sighting = watch.sight(replica)
+        transition = next_status(replica, sighting, now_ms)
+        if transition is None:
+            after.append(replica)
+            continue
+        draft.actions.append(transition)
+        changed = _changed(replica, transition, now_ms)
+        if changed.holds_capacity:
+            after.append(changed)
+        else:
+            draft.ended.append(changed)
+        is_own_fault = not sighting.is_node_lost
+        is_current = replica.generation == draft.deployment.generation
+        if changed.status is ReplicaStatus.FAILED and is_own_fault and is_current:
+            failed.append(replica)
+        if replica.status is ReplicaStatus.STARTING and changed.status is ReplicaStatus.READY:
+            draft.start_ms = max(1, now_ms - replica.created_at_ms)
+    draft.replicas = after
+    _count_failures(draft, failed, now_ms)
+
+
+def _changed(replica: Replica, transition: Transition, now_ms: int) -> Replica:
+    is_ready = transition.to is ReplicaStatus.READY
+    return replace(
+        replica,
+        status=transition.to,
+        reason=transition.message,
+        changed_at_ms=now_ms,
+        address=transition.address or replica.address,
+        ready_at_ms=transition.ready_at_ms if is_ready else replica.ready_at_ms,
+    )
+
+
+def _count_failures(draft: _Draft, failed: Sequence[Replica], now_ms: int) -> None:
+    """Count one failure per pass, however many ended in it: they most likely share the cause."""
+    if failed:
+        served_ms = min(0 if r.ready_at_ms is None else now_ms - r.ready_at_ms for r in failed)
+        draft.backoff = after_failure(draft.backoff, served_ms=served_ms, now_ms=now_ms)
+        return
+    ready = [r for r in draft.replicas if r.status is ReplicaStatus.READY]
+    current = [r for r in ready if r.generation == draft.deployment.generation]
+    newest = max((r.ready_at_ms for r in current if r.ready_at_ms is not None), default=None)
+    draft.backoff = after_stability(draft.backoff, ready_at_ms=newest, now_ms=now_ms)
+
+
+def _roll(draft: _Draft) -> None:
+    """Turn victims into transitions, in place of what was just observed of them, if anything."""
+    rollout = plan_rollout(draft.deployment, draft.replicas)
+    draft.missing = rollout.missing
+    victims = {victim.id for victim in rollout.victims}
+    draft.actions = [
+        action
+        for action in draft.actions
+        if not (isinstance(action, Transition) and action.replica_id in victims)
+    ]
+    for victim in rollout.victims:
+        why = _why_stopped(draft.deployment, victim)
+        draft.actions.append(
+            Transition(victim.id, draft.deployment.id, ReplicaStatus.STOPPING, why)
+        )
+    draft.replicas = [
+        replace(r, status=ReplicaStatus.STOPPING) if r.id in victims else r for r in draft.replicas
+    ]
+
+
+def _why_stopped(deployment: Deployment, victim: Replica) -> str:
+    if deployment.deleted_at_ms is not None:
+        return "its deployment was deleted"
+    is_old = victim.generation != deployment.generation
+    return "replaced by a newer generation" if is_old else "scaled down"
+
+
+def _place_missing(drafts: list[_Draft], snapshot: ReplicaSnapshot) -> None:
+    demands = {demand.deployment_id: demand for demand in snapshot.demands}
+    rooms = _open_rooms(drafts, snapshot)
+    turns = [
+        (len(draft.replicas) + count, draft.deployment.created_at_ms, draft.deployment.id, draft)
+        for draft in drafts
+        if draft.backoff.retry_at_ms <= snapshot.now_ms
+        for count in range(draft.missing)
+    ]
+    for _, _, deployment_id, draft in sorted(turns, key=lambda turn: turn[:3]):
+        if draft.unplaced is None:
+            refusal = _place_one(draft, demands.get(deployment_id), rooms)
+            placed = sum(isinstance(action, Place) for action in draft.actions)
+            if refusal is not None:
+                draft.unplaced = Unplaced(deployment_id, draft.missing - placed, refusal)
+
+
+def _place_one(draft: _Draft, demand: Demand | None, rooms: dict[str, Room]) -> str | None:
+    """Place one replica in ``rooms``; return why not, or None when it was placed."""
+    if demand is None or demand.resources is None:
+        return (demand and demand.refusal) or "its model version is not in the catalogue"
+    need = demand.resources
+    deployment = draft.deployment
+    spot = find_spot(rooms, deployment.id, need)
+    if spot is None:
+        return explain_no_room(rooms, need)
+    rooms[spot.node_id] = rooms[spot.node_id].take(deployment.id, need, spot.device_indexes)
+    draft.actions.append(
+        Place(
+            deployment.id,
+            deployment.generation,
+            spot.cluster_id,
+            spot.node_id,
+            spot.device_indexes,
+            need,
+        )
+    )
+    return None
+
+
+def _open_rooms(drafts: list[_Draft], snapshot: ReplicaSnapshot) -> dict[str, Room]:
+    """Return the rooms that may be used: a node gets nothing while an orphan lives on it."""
+    planned = {replica.id for draft in drafts for replica in (*draft.replicas, *draft.ended)}
+    holding = [replica for draft in drafts for replica in draft.replicas]
+    holding += [r for r in snapshot.replicas if r.id not in planned]
+    occupied = {
+        (state.cluster.id, observation.node_name)
+        for state, observation in orphans(snapshot)
+        if observation.run_state is not RunState.EXITED
+    }
+    nodes = [
+        node
+        for state in snapshot.clusters
+        if isinstance(state.view, Reachable)
+        for node in state.nodes
+        if (state.cluster.id, node.name) not in occupied
+    ]
+    return rooms_of(nodes, holding)
+
+
+def _set_status(draft: _Draft, snapshot: ReplicaSnapshot) -> None:
+    deployment = draft.deployment
+    silent = {
+        state.cluster.id: f"{state.cluster.name}: {state.view.reason}"
+        for state in snapshot.clusters
+        if isinstance(state.view, Unreachable)
+    }
+    facts = Facts(
+        deployment=deployment,
+        replicas=tuple(draft.replicas),
+        last_failure=_last_failure(draft),
+        failures=draft.backoff.failures,
+        is_waiting=draft.missing > 0 and draft.backoff.retry_at_ms > snapshot.now_ms,
+        placed=sum(isinstance(action, Place) for action in draft.actions),
+        unplaced=draft.unplaced,
+        silent_clusters=silent,
+    )
+    described = describe(facts)
+    wanted = SetStatus(
+        deployment.id,
+        described.status,
+        described.ready_replicas,
+        described.reason,
+        deployment.generation,
+        draft.backoff.failures,
+        draft.backoff.retry_at_ms,
+        draft.start_ms,
+    )
+    if wanted != _status_of(deployment):
+        draft.actions.append(wanted)
+
+
+def _status_of(d: Deployment) -> SetStatus:
+    return SetStatus(
+        d.id,
+        d.status,
+        d.ready_replicas,
+        d.reason,
+        d.observed_generation,
+        d.failures,
+        d.retry_at_ms,
+        d.start_ms,
+    )
+
+
+def _last_failure(draft: _Draft) -> str | None:
+    generation = draft.deployment.generation
+    failed = [
+        r for r in draft.ended if r.status is ReplicaStatus.FAILED and r.generation == generation
+    ]
+    last = max(failed, key=lambda r: (r.changed_at_ms, r.id), default=None)
+    return last.reason if last else None

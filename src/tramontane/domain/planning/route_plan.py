@@ -1,0 +1,102 @@
+"""The plan of the routes reconciler: what every gateway should know, as one sorted value."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from tramontane.domain.deployment import Deployment
+from tramontane.domain.planning.rollout import wanted_replicas
+from tramontane.domain.replica import Replica, ReplicaStatus
+from tramontane.domain.routing import Route, RouteKey, RouteReplica, RouteTable
+from tramontane.domain.tenancy import ApiKey, Project
+
+# The honest wait shrinks in steps, so that a table is published a few times per start instead of
+# every second. Each step is the wait rounded up.
+RETRY_AFTER_STEPS_S: Final = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600)
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSnapshot:
+    """What the route table is made of.
+
+    ``keys`` are usable and of projects that are not archived; ``deployments`` are the live ones;
+    ``replicas`` are those that hold capacity. ``probe_deployment_id`` is what ``/ready`` asks
+    about.
+    """
+
+    now_ms: int
+    hmac_key: str
+    keys: tuple[tuple[ApiKey, Project], ...]
+    deployments: tuple[Deployment, ...]
+    replicas: tuple[Replica, ...]
+    probe_deployment_id: str | None = None
+
+
+def plan_routes(snapshot: RouteSnapshot) -> RouteTable:
+    """Return the table to publish, with revision 0; the same whatever the order of the input."""
+    replicas: dict[str, list[Replica]] = {}
+    for replica in sorted(snapshot.replicas, key=lambda r: r.id):
+        replicas.setdefault(replica.deployment_id, []).append(replica)
+    named = [d for d in snapshot.deployments if d.deleted_at_ms is None]
+    routes = [_route(d, replicas.get(d.id, []), snapshot.now_ms) for d in named]
+    return RouteTable(
+        revision=0,
+        hmac_key=snapshot.hmac_key,
+        keys={
+            key.key_hash: RouteKey(
+                key.id, key.project_id, project.organization_id, key.role, key.expires_at_ms
+            )
+            for key, project in sorted(snapshot.keys, key=lambda pair: pair[0].key_hash)
+        },
+        routes=tuple(sorted(routes, key=lambda r: (r.project_id, r.model, r.deployment_id))),
+        probe_deployment_id=snapshot.probe_deployment_id,
+    )
+
+
+def retry_after_s(deployment: Deployment, replicas: Iterable[Replica], now_ms: int) -> int | None:
+    """Return how long a request should wait that finds no ready replica, rounded up to a step.
+
+    It is the deployment's measured start time less what has passed of it. A start that takes
+    longer than measured is expected to take half as long again as it did so far. None when
+    nothing is wanted, or what is wanted has no place.
+    """
+    if wanted_replicas(deployment) == 0:
+        return None
+    starting = [
+        replica.created_at_ms
+        for replica in replicas
+        if replica.status in {ReplicaStatus.PENDING, ReplicaStatus.STARTING}
+    ]
+    if starting:
+        passed_ms = max(0, now_ms - min(starting))
+        left_ms = deployment.start_ms - passed_ms
+        return _step(left_ms if left_ms > 0 else passed_ms // 2)
+    if deployment.observed_generation < deployment.generation:
+        return _step(deployment.start_ms)
+    if deployment.retry_at_ms > now_ms:
+        return _step(deployment.retry_at_ms - now_ms + deployment.start_ms)
+    return None
+
+
+def _route(deployment: Deployment, replicas: list[Replica], now_ms: int) -> Route:
+    serving = tuple(
+        RouteReplica(replica.id, replica.address, replica.secret)
+        for replica in replicas
+        if replica.is_routable and replica.address is not None
+    )
+    return Route(
+        project_id=deployment.project_id,
+        model=deployment.name,
+        deployment_id=deployment.id,
+        upstream_model=deployment.name,
+        engine=deployment.spec.engine,
+        context_length=deployment.spec.context_length,
+        created_at_ms=deployment.created_at_ms,
+        replicas=serving,
+        retry_after_s=None if serving else retry_after_s(deployment, replicas, now_ms),
+    )
+
+
+def _step(wait_ms: int) -> int:
+    longest = RETRY_AFTER_STEPS_S[-1]
+    return next((step for step in RETRY_AFTER_STEPS_S if step * 1_000 >= wait_ms), longest)

@@ -1,0 +1,123 @@
+"""What an observation means for a replica: the only place where the world changes a status.
+
+The rule of rules: a cluster that did not answer says nothing. Its replicas become unknown, keep
+their place, and nothing replaces them until the cluster answers.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from tramontane.domain.fleet import NodeStatus
+from tramontane.domain.observation import Observation, Reachable, RunState, Unreachable
+from tramontane.domain.planning.plan import Transition
+from tramontane.domain.planning.snapshot import ClusterState
+from tramontane.domain.replica import Replica, ReplicaStatus
+
+_LIVE: Final = {ReplicaStatus.STARTING, ReplicaStatus.READY, ReplicaStatus.UNKNOWN}
+REASON_CHARS_MAX: Final = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What is known about one replica now: its cluster, its node and the driver's observation."""
+
+    view: Reachable | Unreachable
+    is_node_lost: bool
+    observation: Observation | None
+
+
+class Watch:
+    """The clusters of a snapshot, asked replica by replica."""
+
+    def __init__(self, clusters: tuple[ClusterState, ...]) -> None:
+        self._views = {state.cluster.id: state.view for state in clusters}
+        self._lost = {
+            node.id for state in clusters for node in state.nodes if node.status is NodeStatus.LOST
+        }
+        self._observations = {
+            (state.cluster.id, observation.replica_id): observation
+            for state in clusters
+            if isinstance(state.view, Reachable)
+            for observation in state.view.observations
+        }
+
+    def sight(self, replica: Replica) -> Sighting:
+        """Return what is known about ``replica``; a cluster without a driver is unreachable."""
+        return Sighting(
+            self._views.get(replica.cluster_id, Unreachable("no driver is configured for it")),
+            replica.node_id in self._lost,
+            self._observations.get((replica.cluster_id, replica.id)),
+        )
+
+
+def next_status(replica: Replica, sighting: Sighting, now_ms: int) -> Transition | None:
+    """Return the transition that ``sighting`` calls for, or None when nothing changed.
+
+    A pending replica on a cluster that does not answer stays pending: it is started, by the same
+    id, when the cluster answers. A draining process that we did not stop ends soon: its replica
+    stops, so that no route names it when it does.
+    """
+    if isinstance(sighting.view, Unreachable):
+        if replica.status in {ReplicaStatus.STARTING, ReplicaStatus.READY}:
+            return _to(replica, ReplicaStatus.UNKNOWN, sighting.view.reason)
+        return None
+    if sighting.is_node_lost:
+        return _ended(replica, "its node was lost")
+    seen = sighting.observation
+    if seen is None:
+        return _unlisted(replica)
+    match seen.run_state:
+        case RunState.EXITED:
+            return _ended(replica, seen.reason or "it ended without a reason")
+        case RunState.DRAINING:
+            if replica.status is ReplicaStatus.STOPPING:
+                return None
+            return _to(replica, ReplicaStatus.STOPPING, "it began to drain by itself")
+        case RunState.STARTING:
+            return _observed_starting(replica)
+        case RunState.READY:
+            return _observed_ready(replica, seen, now_ms)
+
+
+def _observed_starting(replica: Replica) -> Transition | None:
+    if replica.status is ReplicaStatus.PENDING:
+        return _to(replica, ReplicaStatus.STARTING, "its process was started")
+    if replica.status is ReplicaStatus.UNKNOWN:
+        # A replica that served before keeps its route: the engine did not end.
+        to = ReplicaStatus.STARTING if replica.ready_at_ms is None else ReplicaStatus.READY
+        return _to(replica, to, "its cluster answers again")
+    return None
+
+
+def _observed_ready(replica: Replica, seen: Observation, now_ms: int) -> Transition | None:
+    if replica.status is ReplicaStatus.PENDING:
+        return _to(replica, ReplicaStatus.STARTING, "its process was started")
+    if replica.status not in {ReplicaStatus.STARTING, ReplicaStatus.UNKNOWN}:
+        return None
+    again = replica.status is ReplicaStatus.UNKNOWN
+    return Transition(
+        replica.id,
+        replica.deployment_id,
+        ReplicaStatus.READY,
+        "its cluster answers again" if again else "its engine answers",
+        address=seen.address,
+        ready_at_ms=now_ms if replica.ready_at_ms is None else replica.ready_at_ms,
+    )
+
+
+def _unlisted(replica: Replica) -> Transition | None:
+    if replica.status is ReplicaStatus.STOPPING:
+        return _ended(replica, "")
+    if replica.status in _LIVE:
+        return _ended(replica, "it is gone: its cluster does not know it")
+    return None
+
+
+def _ended(replica: Replica, reason: str) -> Transition:
+    if replica.status is ReplicaStatus.STOPPING:
+        return _to(replica, ReplicaStatus.STOPPED, "it ended as asked")
+    return _to(replica, ReplicaStatus.FAILED, reason)
+
+
+def _to(replica: Replica, to: ReplicaStatus, message: str) -> Transition:
+    return Transition(replica.id, replica.deployment_id, to, message[-REASON_CHARS_MAX:])

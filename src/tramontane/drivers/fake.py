@@ -1,0 +1,315 @@
+"""A cluster that exists only in memory, with every fault a real one can show.
+
+Everything follows from the clock, the calls and the faults it was given, so a run can be
+replayed. It is shipped: tests, simulations and whoever writes a reconciler use the same one. It
+passes the conformance suite that real drivers pass.
+"""
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
+
+from tramontane.domain.fleet import Device
+from tramontane.domain.launch import LaunchSpec
+from tramontane.domain.observation import (
+    ClusterView,
+    NodeObservation,
+    Observation,
+    Reachable,
+    RunState,
+    Unreachable,
+)
+from tramontane.domain.resources import Resources
+from tramontane.drivers.base import DriverUnavailableError
+from tramontane.drivers.faults import (
+    CallFault,
+    Crash,
+    DelayCall,
+    DropCall,
+    FailStart,
+    Fault,
+    LateReports,
+    LoseNode,
+    LoseReply,
+    RepeatCall,
+    Silence,
+    SlowStart,
+)
+from tramontane.runtime.clock import Clock
+
+START_MS: Final = 2_000
+DRAIN_MS: Final = 1_000
+_T = TypeVar("_T", LoseNode, Silence, LateReports)
+_FIRST_PORT: Final = 20_000
+LOG_LINES_MAX: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class FakeNode:
+    """One machine of the fake cluster."""
+
+    name: str
+    capacity: Resources
+    devices: tuple[Device, ...] = ()
+    is_drained: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FakeProcess:
+    """One process, as it really is, whatever a view says of it.
+
+    ``ready_at_ms`` and ``ended_at_ms`` may lie in the future: then it will be so, unless something
+    happens to it before.
+    """
+
+    replica_id: str
+    node_name: str
+    launch: LaunchSpec
+    address: str
+    started_at_ms: int
+    ready_at_ms: int
+    drained_from_ms: int | None = None
+    ended_at_ms: int | None = None
+    reason: str | None = None
+
+    def state_at(self, now_ms: int) -> RunState:
+        """Return where in its life it is at ``now_ms``."""
+        if self.ended_at_ms is not None and self.ended_at_ms <= now_ms:
+            return RunState.EXITED
+        if self.drained_from_ms is not None and self.drained_from_ms <= now_ms:
+            return RunState.DRAINING
+        return RunState.READY if self.ready_at_ms <= now_ms else RunState.STARTING
+
+
+class FakeDriver:
+    """A driver of simulated processes.
+
+    A process is ready ``start_ms`` after its start, give or take a quarter of that, which
+    ``seed`` decides. It drains for ``drain_ms``. ``starts`` counts, per id, how often a process
+    was really started; more than once is a bug of whoever called.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        nodes: Iterable[FakeNode],
+        *,
+        name: str = "fake",
+        faults: Sequence[Fault] = (),
+        seed: int = 0,
+        start_ms: int = START_MS,
+        drain_ms: int = DRAIN_MS,
+    ) -> None:
+        self.name = name
+        self.starts: Counter[str] = Counter()
+        self._clock = clock
+        self._nodes = {node.name: node for node in nodes}
+        self._faults = list(faults)
+        self._random = random.Random(seed)  # noqa: S311 - a simulation must be replayable
+        self._start_ms = start_ms
+        self._drain_ms = drain_ms
+        self._made_at_ms = clock.now_ms()
+        self._calls = 0
+        self._late: list[tuple[int, Callable[[], None]]] = []
+        self._processes: dict[str, FakeProcess] = {}
+        self._was_started: set[str] = set()
+        self._lock = threading.RLock()
+
+    def view(self) -> ClusterView:
+        """Return the nodes and every process, or that the cluster does not answer."""
+        with self._lock:
+            self._catch_up()
+            silence = next(self._active(Silence), None)
+            if silence is not None:
+                return Unreachable(silence.reason)
+            lost = {fault.node_name for fault in self._active(LoseNode)}
+            late = max((fault.by_ms for fault in self._active(LateReports)), default=0)
+            nodes = [
+                NodeObservation(n.name, n.capacity, n.devices, n.name in lost, n.is_drained)
+                for n in self._nodes.values()
+            ]
+            seen = [p for p in self._processes.values() if p.node_name not in lost]
+            return Reachable(tuple(nodes), tuple(self._observe(p, late) for p in seen))
+
+    def ensure(self, replica_id: str, node_name: str, launch: LaunchSpec) -> None:
+        """Start the process, unless one was ever started under this id."""
+        self._call(node_name, lambda: self.start(replica_id, node_name, launch))
+
+    def stop(self, replica_id: str, *, drain: bool = True) -> None:
+        """Have the process drain and end, or end now."""
+        self._call(self._node_of(replica_id), lambda: self.end(replica_id, drain=drain))
+
+    def forget(self, replica_id: str) -> None:
+        """Drop what is kept of an ended process."""
+        self._call(None, lambda: self._forget(replica_id))
+
+    def logs(self, replica_id: str, lines_max: int) -> list[str]:
+        """Return a few lines that the process would have written."""
+        with self._lock:
+            process = self._processes.get(replica_id)
+            if process is None:
+                return []
+            lines = [f"starting {' '.join(process.launch.argv)}"]
+            lines += ["ready"] if process.ready_at_ms <= self._clock.now_ms() else []
+            lines += (process.reason or "").splitlines()
+            return lines[-min(lines_max, LOG_LINES_MAX) :]
+
+    def processes(self) -> tuple[FakeProcess, ...]:
+        """Return every process as it really is, ended ones too, seen or unseen."""
+        with self._lock:
+            self._catch_up()
+            return tuple(self._processes.values())
+
+    def add_fault(self, fault: Fault) -> None:
+        """Add a fault to come, such as ``DropCall(driver.next_call)``."""
+        with self._lock:
+            self._faults.append(fault)
+
+    def heal(self) -> None:
+        """Drop every fault that is active or to come; what was done stays done."""
+        with self._lock:
+            self._catch_up()
+            self._faults.clear()
+
+    @property
+    def next_call(self) -> int:
+        """Return the number that the next call will have."""
+        return self._calls + 1
+
+    @property
+    def elapsed_ms(self) -> int:
+        """Return the time since the driver was made, which faults are dated in."""
+        return self._clock.now_ms() - self._made_at_ms
+
+    def crash(self, replica_id: str, reason: str = "signal 9") -> None:
+        """End a process from outside, now."""
+        with self._lock:
+            process = self._processes.get(replica_id)
+            if process is not None:
+                self._end_at(process, self._clock.now_ms(), reason)
+
+    def start(self, replica_id: str, node_name: str, launch: LaunchSpec) -> None:
+        """Carry out `ensure`: the idempotent part, on the node itself."""
+        if replica_id not in self._was_started and node_name in self._nodes:
+            self._was_started.add(replica_id)
+            self.spawn(replica_id, node_name, launch)
+
+    def spawn(self, replica_id: str, node_name: str, launch: LaunchSpec) -> None:
+        """Really start a process."""
+        self.starts[replica_id] += 1
+        number = self.starts.total()
+        now_ms = self._clock.now_ms()
+        quarter = self._start_ms // 4
+        process = FakeProcess(
+            replica_id,
+            node_name,
+            launch,
+            f"127.0.0.1:{_FIRST_PORT + number}",
+            now_ms,
+            now_ms + self._start_ms + self._random.randint(-quarter, quarter),
+        )
+        for fault in self._faults:
+            match fault:
+                case SlowStart(start=start) if start == number:
+                    process = replace(process, ready_at_ms=process.ready_at_ms + fault.by_ms)
+                case FailStart(start=start) | Crash(start=start) if start == number:
+                    process = replace(
+                        process, ended_at_ms=now_ms + fault.after_ms, reason=fault.reason
+                    )
+                case _:
+                    pass
+        self._processes[replica_id] = process
+
+    def end(self, replica_id: str, *, drain: bool) -> None:
+        """Carry out `stop`, on the node itself."""
+        now_ms = self._clock.now_ms()
+        process = self._processes.get(replica_id)
+        if process is None or process.state_at(now_ms) is RunState.EXITED:
+            return
+        if not drain:
+            self._end_at(process, now_ms, "ended as asked")
+        elif process.drained_from_ms is None:
+            self._processes[replica_id] = replace(process, drained_from_ms=now_ms)
+            limit_ms = process.launch.drain_timeout_s * 1_000
+            due_ms = now_ms + min(self._drain_ms, limit_ms)
+            self._end_at(self._processes[replica_id], due_ms, "drained as asked")
+
+    def _forget(self, replica_id: str) -> None:
+        process = self._processes.get(replica_id)
+        if process is not None and process.state_at(self._clock.now_ms()) is RunState.EXITED:
+            del self._processes[replica_id]
+
+    def _end_at(self, process: FakeProcess, ended_at_ms: int, reason: str) -> None:
+        if process.ended_at_ms is None or process.ended_at_ms > ended_at_ms:
+            ended = replace(process, ended_at_ms=ended_at_ms, reason=reason)
+            self._processes[process.replica_id] = ended
+
+    def _call(self, node_name: str | None, carry_out: Callable[[], None]) -> None:
+        with self._lock:
+            self._catch_up()
+            self._calls += 1
+            if any(self._active(Silence)):
+                raise DriverUnavailableError("the cluster does not answer")
+            if node_name in {fault.node_name for fault in self._active(LoseNode)}:
+                raise DriverUnavailableError(f"node {node_name} does not answer")
+            fault = self._call_fault()
+            if not isinstance(fault, (DropCall, DelayCall)):
+                carry_out()
+            match fault:
+                case RepeatCall():
+                    carry_out()
+                case DelayCall(by_ms=by_ms):
+                    self._late.append((self._clock.now_ms() + by_ms, carry_out))
+                    raise DriverUnavailableError("the call timed out")
+                case LoseReply() | DropCall():
+                    raise DriverUnavailableError("the call timed out")
+                case None:
+                    pass
+
+    def _call_fault(self) -> CallFault | None:
+        for fault in self._faults:
+            is_call_fault = isinstance(fault, (LoseReply, DropCall, RepeatCall, DelayCall))
+            if is_call_fault and fault.call == self._calls:
+                return fault
+        return None
+
+    def _observe(self, process: FakeProcess, late_ms: int) -> Observation:
+        # Late reports are about states only: a process is listed as long as it is known.
+        at_ms = max(process.started_at_ms, self._clock.now_ms() - late_ms)
+        state = process.state_at(at_ms)
+        is_answering = state in {RunState.READY, RunState.DRAINING}
+        return Observation(
+            process.replica_id,
+            process.node_name,
+            state,
+            address=process.address if is_answering else None,
+            reason=process.reason if state is RunState.EXITED else None,
+            requests_running=0 if is_answering else None,
+            requests_waiting=0 if is_answering else None,
+        )
+
+    def _node_of(self, replica_id: str) -> str | None:
+        process = self._processes.get(replica_id)
+        return process.node_name if process else None
+
+    def _catch_up(self) -> None:
+        """Carry out what became due since the last look."""
+        now_ms = self._clock.now_ms()
+        due = [call for call in self._late if call[0] <= now_ms]
+        self._late = [call for call in self._late if call[0] > now_ms]
+        for _, carry_out in sorted(due, key=lambda call: call[0]):
+            carry_out()
+        for fault in self._active(LoseNode):
+            if fault.is_fatal:
+                for process in list(self._processes.values()):
+                    if process.node_name == fault.node_name:
+                        del self._processes[process.replica_id]
+
+    def _active(self, kind: type[_T]) -> Iterator[_T]:
+        elapsed_ms = self.elapsed_ms
+        for fault in self._faults:
+            if isinstance(fault, kind) and fault.at_ms <= elapsed_ms < fault.until_ms:
+                yield fault

@@ -1,0 +1,73 @@
+"""What one more replica of each deployment needs, as its engine's recipe says."""
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from tramontane.domain.catalog import ModelVersion
+from tramontane.domain.deployment import Deployment, DeploymentSpec
+from tramontane.domain.launch import LaunchSpec
+from tramontane.domain.planning.snapshot import Demand
+from tramontane.domain.refusal import Refusal
+from tramontane.domain.resources import Resources
+from tramontane.store import catalog
+from tramontane.store.db import Transaction
+
+
+class EngineRecipe(Protocol):
+    """What a reconciler needs of an engine: pure answers about a spec and a model version."""
+
+    def check(self, spec: DeploymentSpec, version: ModelVersion) -> Refusal | None:
+        """Return why the engine cannot serve this, or None."""
+        ...
+
+    def resources(self, spec: DeploymentSpec, version: ModelVersion) -> Resources:
+        """Return what one replica needs."""
+        ...
+
+    def launch(
+        self,
+        spec: DeploymentSpec,
+        version: ModelVersion,
+        *,
+        served_name: str,
+        secret: str,
+        device_indexes: tuple[int, ...],
+    ) -> LaunchSpec:
+        """Return what to start for one replica."""
+        ...
+
+
+Recipes = Mapping[str, EngineRecipe]
+Versions = Mapping[str, ModelVersion]
+
+
+def read_versions(
+    tx: Transaction, deployments: Iterable[Deployment], known: Versions
+) -> dict[str, ModelVersion]:
+    """Return the model versions that ``deployments`` want, by id.
+
+    A version never changes, so one that is ``known`` is not read again: a pass over a fleet at
+    rest reads none.
+    """
+    versions: dict[str, ModelVersion] = {}
+    for version_id in {deployment.spec.model_version_id for deployment in deployments}:
+        version = known.get(version_id) or catalog.get_model_version(tx, version_id)
+        if version is not None:
+            versions[version_id] = version
+    return versions
+
+
+def demand_of(deployment: Deployment, versions: Versions, recipes: Recipes) -> Demand:
+    """Return what one more replica needs, or in words why there can be none."""
+    spec = deployment.spec
+    version = versions.get(spec.model_version_id)
+    if version is None:
+        return Demand(deployment.id, None, "its model version is not in the catalogue")
+    recipe = recipes.get(spec.engine)
+    if recipe is None:
+        known = ", ".join(sorted(recipes))
+        return Demand(deployment.id, None, f"there is no engine {spec.engine!r}; known: {known}")
+    refusal = recipe.check(spec, version)
+    if refusal is not None:
+        return Demand(deployment.id, None, refusal.message)
+    return Demand(deployment.id, recipe.resources(spec, version))

@@ -1,0 +1,62 @@
+"""The routes reconciler: publishes what gateways need to know, whenever it changed."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from tramontane.domain.planning.route_plan import RouteSnapshot, plan_routes
+from tramontane.domain.routing import RouteTable
+from tramontane.runtime.clock import Clock
+from tramontane.store import deployments, replicas, routes, tenancy
+from tramontane.store.db import Database, Transaction
+
+
+class RouteReconciler:
+    """Keeps the published route table equal to what is recorded.
+
+    ``hmac_key`` is what gateways hash keys with. ``probe`` returns the id of the deployment that
+    ``/ready`` asks about, or None. ``on_published`` is called after each new revision.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        clock: Clock,
+        hmac_key: str,
+        probe: Callable[[], str | None] = lambda: None,
+        on_published: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._db = db
+        self._clock = clock
+        self._hmac_key = hmac_key
+        self._probe = probe
+        self._on_published = on_published
+        self._published: RouteTable | None = None
+
+    def step(self) -> bool:
+        """Publish if anything changed; return False, as nothing is ever left under way."""
+        now_ms, probe_id = self._clock.now_ms(), self._probe()
+        with self._db.read() as tx:
+            table = self._table(tx, now_ms, probe_id)
+            revision = routes.current_revision(tx)
+        known = self._published
+        if known is not None and replace(table, revision=revision) == known:
+            return False
+        # Made again inside the transaction: a pass that was slow must not publish what is old.
+        self._published = self._db.write(
+            lambda tx: routes.publish(tx, self._table(tx, now_ms, probe_id))
+        )
+        if self._published.revision != revision:
+            self._on_published()
+        return False
+
+    def _table(self, tx: Transaction, now_ms: int, probe_id: str | None) -> RouteTable:
+        return plan_routes(
+            RouteSnapshot(
+                now_ms=now_ms,
+                hmac_key=self._hmac_key,
+                keys=tuple(tenancy.list_usable_api_keys(tx, now_ms)),
+                deployments=tuple(deployments.list_live(tx)),
+                replicas=tuple(replicas.list_holding(tx)),
+                probe_deployment_id=probe_id,
+            )
+        )
