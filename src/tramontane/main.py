@@ -20,7 +20,6 @@ from tramontane import __version__
 from tramontane.cli.exits import EPILOG, ExitCode
 from tramontane.cli.typer_settings import QUICK
 
-
 # Each row's code is `tramontane.cli.commands.<name>`, a module with a Typer ``app``.
 COMMANDS: Final = {
     "chat": "Talk with a deployment in the terminal.",

@@ -240,6 +240,9 @@ def _read(origin: str, response: http.client.HTTPResponse) -> _Reply:
     except (OSError, http.client.HTTPException) as error:
         msg = f"{origin} broke off its answer: {_reason(error)}"
         raise UnreachableError(msg) from error
+    if response.length and len(body) <= REPLY_BYTES_MAX:
+        msg = f"{origin} broke off its answer: {response.length} bytes are missing"
+        raise UnreachableError(msg)
     if len(body) > REPLY_BYTES_MAX:
         raise BadReplyError(_not_ours(origin, f"more than {REPLY_BYTES_MAX >> 20} MiB"))
     return _Reply(response.status, response.headers, body)
