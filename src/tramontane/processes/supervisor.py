@@ -86,15 +86,15 @@ class Supervisor:
                 self._start(child)
                 self._say(f"{child.name} started again (pid {_pid(child)})")
 
-    def stop(self, child: Child, timeout_s: float) -> bool:
-        """Ask ``child`` to end and wait; SIGKILL after ``timeout_s`` or a second stop request.
+    def stop(self, child: Child, timeout_s: float, ask: signal.Signals = signal.SIGTERM) -> bool:
+        """Send ``ask`` to ``child`` and wait; SIGKILL after ``timeout_s`` or a second stop request.
 
         Returns whether it ended by itself.
         """
         child.due_s = None
         if child.process is None or not child.is_running:
             return True
-        child.process.terminate()
+        child.process.send_signal(ask)
         deadline = time.monotonic() + timeout_s
         while child.is_running and self._signals < 2 and time.monotonic() < deadline:
             self._wait(min(0.5, max(0.0, deadline - time.monotonic())))

@@ -132,7 +132,8 @@ class _Up:
         self._public.close()
         drain_s = self._settings.drain_timeout_s
         self._supervisor.stop(self._gateway, drain_s + _LAST_GRACE_S)
-        self._supervisor.stop(self._control, 2 * drain_s + _LAST_GRACE_S)
+        # To the control plane SIGINT says that the machine stops: it drains the engines first.
+        self._supervisor.stop(self._control, 2 * drain_s + _LAST_GRACE_S, signal.SIGINT)
         left = _end_leftovers(self._home.secrets().installation_id)
         _say(f"stopped; ended {left} leftover processes" if left else "stopped")
 
