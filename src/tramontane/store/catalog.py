@@ -6,7 +6,7 @@ from tramontane.domain import ids
 from tramontane.domain.catalog import Model, ModelVersion, WeightsFormat
 from tramontane.store.db import AnyRow, Transaction
 from tramontane.store.errors import StaleError
-from tramontane.store.statements import LIMIT_DEFAULT, insert_named, page
+from tramontane.store.statements import LIMIT_DEFAULT, insert_if_free, insert_named, page
 from tramontane.store.tables import model_versions, models
 
 
@@ -18,7 +18,7 @@ def insert_model(tx: Transaction, model: Model) -> None:
         "created_at_ms": model.created_at_ms,
         "revision": model.revision,
     }
-    insert_named(tx, models, values, noun="model", unique=("name",))
+    insert_named(tx, models, values, noun="model")
 
 
 def get_model(tx: Transaction, ref: str) -> Model | None:
@@ -48,23 +48,22 @@ def delete_model(tx: Transaction, model: Model) -> None:
 
 def insert_model_version(tx: Transaction, version: ModelVersion) -> None:
     """Insert it; `StaleError` when the model already has a version of that number."""
-    statement = tx.insert(model_versions).values(
-        id=version.id,
-        model_id=version.model_id,
-        number=version.number,
-        format=version.format.value,
-        path=version.path,
-        digest=version.digest,
-        size_bytes=version.size_bytes,
-        architecture=version.architecture,
-        context_length=version.context_length,
-        precision=version.precision,
-        licence=version.licence,
-        created_at_ms=version.created_at_ms,
-        parameters=version.parameters,
-    )
-    statement = statement.on_conflict_do_nothing(index_elements=("model_id", "number"))
-    if tx.execute(statement).rowcount == 0:
+    values = {
+        "id": version.id,
+        "model_id": version.model_id,
+        "number": version.number,
+        "format": version.format.value,
+        "path": version.path,
+        "digest": version.digest,
+        "size_bytes": version.size_bytes,
+        "architecture": version.architecture,
+        "context_length": version.context_length,
+        "precision": version.precision,
+        "licence": version.licence,
+        "created_at_ms": version.created_at_ms,
+        "parameters": version.parameters,
+    }
+    if not insert_if_free(tx, model_versions, values, unique=("model_id", "number")):
         raise StaleError("model", version.model_id)
 
 

@@ -7,6 +7,7 @@ A holder that stalls past its lease is stopped by revisions, not by the lease.
 from sqlalchemy import delete, or_, update
 
 from tramontane.store.db import Transaction
+from tramontane.store.statements import insert_if_free
 from tramontane.store.tables import leases
 
 
@@ -17,8 +18,7 @@ def acquire(tx: Transaction, name: str, holder: str, now_ms: int, ttl_ms: int) -
     taken = tx.execute(update(leases).where(leases.c.name == name, is_free).values(values))
     if taken.rowcount == 1:
         return True
-    statement = tx.insert(leases).values({"name": name, **values})
-    return tx.execute(statement.on_conflict_do_nothing(index_elements=("name",))).rowcount == 1
+    return insert_if_free(tx, leases, {"name": name, **values}, unique=("name",))
 
 
 def release(tx: Transaction, name: str, holder: str) -> None:

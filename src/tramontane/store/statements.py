@@ -63,22 +63,35 @@ def insert(tx: Transaction, table: Table, values: Values) -> None:
     tx.execute(table.insert().values(values))
 
 
+def insert_if_free(
+    tx: Transaction,
+    table: Table,
+    values: Values,
+    *,
+    unique: Sequence[str],
+    where: ColumnElement[bool] | None = None,
+) -> bool:
+    """Insert one row unless another has the same ``unique`` columns; tell whether it did.
+
+    ``where`` repeats the condition of a partial unique index. The transaction stays usable.
+    """
+    statement = tx.insert(table).values(values)
+    statement = statement.on_conflict_do_nothing(index_elements=unique, index_where=where)
+    # The row count of an INSERT is not known on every driver; a returned row is.
+    return tx.execute(statement.returning(table.c[unique[0]])).one_or_none() is not None
+
+
 def insert_named(
     tx: Transaction,
     table: Table,
     values: Values,
     *,
     noun: str,
-    unique: Sequence[str],
+    unique: Sequence[str] = ("name",),
     where: ColumnElement[bool] | None = None,
 ) -> None:
-    """Insert one row, or raise `NameTakenError` when another has the same ``unique`` columns.
-
-    ``where`` repeats the condition of a partial unique index. The transaction stays usable.
-    """
-    statement = tx.insert(table).values(values)
-    statement = statement.on_conflict_do_nothing(index_elements=unique, index_where=where)
-    if tx.execute(statement).rowcount == 0:
+    """Insert one row, or raise `NameTakenError` when another has the same ``unique`` columns."""
+    if not insert_if_free(tx, table, values, unique=unique, where=where):
         raise NameTakenError(noun, str(values["name"]))
 
 

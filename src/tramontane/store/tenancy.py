@@ -1,6 +1,7 @@
 """Organizations, projects and API keys."""
 
 from dataclasses import replace
+from typing import Final
 
 from sqlalchemy import ColumnElement, or_, select
 
@@ -11,6 +12,9 @@ from tramontane.store.statements import LIMIT_DEFAULT, insert_named, page, updat
 from tramontane.store.statements import insert as insert_row
 from tramontane.store.tables import api_keys, organizations, projects
 
+# The project's columns beside the key's, which have some of the same names.
+_OWNER: Final = [column.label(f"owner_{column.name}") for column in projects.c]
+
 
 def insert_organization(tx: Transaction, organization: Organization) -> None:
     """Insert it; `NameTakenError` when another organization has the name."""
@@ -20,7 +24,7 @@ def insert_organization(tx: Transaction, organization: Organization) -> None:
         "created_at_ms": organization.created_at_ms,
         "revision": organization.revision,
     }
-    insert_named(tx, organizations, values, noun="organization", unique=("name",))
+    insert_named(tx, organizations, values, noun="organization")
 
 
 def get_organization(tx: Transaction, ref: str) -> Organization | None:
@@ -114,7 +118,7 @@ def list_api_keys(
 def list_usable_api_keys(tx: Transaction, now_ms: int) -> list[tuple[ApiKey, Project]]:
     """Return every key that is neither revoked nor expired, of every project not archived."""
     query = (
-        select(api_keys, *(column.label(f"project_{column.name}") for column in projects.c))
+        select(api_keys, *_OWNER)
         .join(projects, projects.c.id == api_keys.c.project_id)
         .where(
             api_keys.c.revoked_at_ms.is_(None),
@@ -123,7 +127,7 @@ def list_usable_api_keys(tx: Transaction, now_ms: int) -> list[tuple[ApiKey, Pro
         )
         .order_by(api_keys.c.created_at_ms, api_keys.c.id)
     )
-    return [(_key(row), _joined_project(row)) for row in tx.execute(query)]
+    return [(_key(row), _owner(row)) for row in tx.execute(query)]
 
 
 def update_api_key(tx: Transaction, seen: ApiKey, new: ApiKey) -> ApiKey:
@@ -142,12 +146,12 @@ def update_api_key(tx: Transaction, seen: ApiKey, new: ApiKey) -> ApiKey:
 def find_api_key_by_hash(tx: Transaction, key_hash: str) -> tuple[ApiKey, Project] | None:
     """Return the key with that hash and its project, usable or not: the caller checks that."""
     query = (
-        select(api_keys, *(column.label(f"project_{column.name}") for column in projects.c))
+        select(api_keys, *_OWNER)
         .join(projects, projects.c.id == api_keys.c.project_id)
         .where(api_keys.c.key_hash == key_hash)
     )
     row = tx.execute(query).one_or_none()
-    return (_key(row), _joined_project(row)) if row else None
+    return (_key(row), _owner(row)) if row else None
 
 
 def _is_id(ref: str, prefix: str) -> bool:
@@ -188,14 +192,14 @@ def _project(row: AnyRow) -> Project:
     )
 
 
-def _joined_project(row: AnyRow) -> Project:
+def _owner(row: AnyRow) -> Project:
     return Project(
-        id=row.project_id,
-        organization_id=row.project_organization_id,
-        name=row.project_name,
-        created_at_ms=row.project_created_at_ms,
-        archived_at_ms=row.project_archived_at_ms,
-        revision=row.project_revision,
+        id=row.owner_id,
+        organization_id=row.owner_organization_id,
+        name=row.owner_name,
+        created_at_ms=row.owner_created_at_ms,
+        archived_at_ms=row.owner_archived_at_ms,
+        revision=row.owner_revision,
     )
 
 
