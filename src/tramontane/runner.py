@@ -392,6 +392,7 @@ class _Supervisor:
             if self._get(self.launch["health_path"])[0] == 200:
                 self.run_state = "ready"
                 _log(f"ready after {elapsed_s:.2f} s")
+                self._look_at_load()
                 self.report()
                 return None
         if elapsed_s > limit_s:

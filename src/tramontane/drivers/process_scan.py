@@ -1,0 +1,115 @@
+"""Finds this installation's processes in /proc, whatever became of their files.
+
+A process is ours when its environment names our installation and a replica. The environment is
+fixed at the start of a program (proc(5)), so it is read once per process and remembered.
+"""
+
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tramontane import runner
+
+INSTALLATION_ENV: Final = "TRAMONTANE_INSTALLATION"
+# A young process may be a fork that has not yet become what it is to be: look at it again.
+YOUNG_S: Final = 10.0
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One living process of ours; pid and start together name it for ever."""
+
+    pid: int
+    start_ticks: int
+    replica_id: str
+    is_runner: bool
+
+
+class ProcessScan:
+    """Looks through /proc. Safe to call from several threads."""
+
+    def __init__(self, installation_id: str, proc: Path = Path("/proc")) -> None:
+        self._mark = f"{INSTALLATION_ENV}={installation_id}".encode()
+        self._proc = proc
+        self._lock = threading.Lock()
+        # (pid, inode of /proc/PID) -> replica id, None when it is not ours. The kernel makes a
+        # new inode for each process, so a pid that is used again is seen as new, at no cost.
+        self._known: dict[tuple[int, int], str | None] = {}
+
+    def run(self) -> dict[str, list[Process]]:
+        """Return our living processes by replica id; raises OSError without a readable /proc."""
+        found: dict[str, list[Process]] = {}
+        with self._lock, os.scandir(self._proc) as entries:
+            known: dict[tuple[int, int], str | None] = {}
+            for entry in entries:
+                if not entry.name.isdigit():
+                    continue
+                pid = int(entry.name)
+                key = (pid, entry.inode())
+                if key in self._known:
+                    replica_id = known[key] = self._known[key]
+                else:
+                    replica_id = self._replica_of(pid)
+                    if replica_id is not None or not _is_young(pid):
+                        known[key] = replica_id
+                if replica_id is None:
+                    continue
+                ticks = runner.start_ticks(pid)
+                if ticks is not None:  # else it ended, or waits to be collected
+                    process = Process(pid, ticks, replica_id, self._is_runner(pid))
+                    found.setdefault(replica_id, []).append(process)
+            self._known = known
+        return found
+
+    def _replica_of(self, pid: int) -> str | None:
+        try:
+            names = (self._proc / str(pid) / "environ").read_bytes().split(b"\0")
+        except OSError:
+            return None  # it ended, or is another user's
+        if self._mark not in names:
+            return None
+        prefix = f"{runner.REPLICA_ENV}=".encode()
+        values = (name[len(prefix) :] for name in names if name.startswith(prefix))
+        return next(values, b"").decode(errors="replace") or None
+
+    def _is_runner(self, pid: int) -> bool:
+        try:
+            words = (self._proc / str(pid) / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            return False
+        return b"--run-dir" in words and any(word.endswith(b"runner.py") for word in words)
+
+
+def is_alive(process: Process) -> bool:
+    """Tell whether exactly this process still runs."""
+    return runner.start_ticks(process.pid) == process.start_ticks
+
+
+def send(process: Process, signum: int) -> None:
+    """Send a signal to exactly this process; nothing happens when it is gone.
+
+    The descriptor of pidfd_open(2) holds on to the process while its start is compared, so that
+    the signal cannot reach another one that was given the same pid meanwhile.
+    """
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return
+    try:
+        if is_alive(process):
+            signal.pidfd_send_signal(descriptor, signum)
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(descriptor)
+
+
+def _is_young(pid: int) -> bool:
+    ticks = runner.start_ticks(pid)
+    now_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return ticks is not None and now_s - ticks / _TICKS_PER_S < YOUNG_S
