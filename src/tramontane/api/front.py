@@ -1,0 +1,100 @@
+"""What every request meets first: its id, the limit of its body and, if all fails, a clean 500."""
+
+import logging
+import re
+from typing import Final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tramontane.api import errors
+from tramontane.domain import ids as kinds
+from tramontane.domain.refusal import Code, Refusal
+from tramontane.runtime.clock import IdSource
+
+_log = logging.getLogger(__name__)
+
+BODY_BYTES_MAX: Final = 1 << 20  # the largest body, sixty-four engine options, is under 50 kB
+REPORT_BYTES_MAX: Final = 4 << 20  # a gateway's thousand usage events take 650 kB
+_INTERNAL: Final = "/internal/"
+_REQUEST_ID: Final = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
+
+
+class Front:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, ids: IdSource) -> None:
+        self._app = app
+        self._ids = ids
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, whatever happens inside."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        request_id = self._request_id(headers)
+        path: str = scope["path"]
+        bytes_max = REPORT_BYTES_MAX if path.startswith(_INTERNAL) else BODY_BYTES_MAX
+        scope["tramontane.body_bytes_max"] = bytes_max
+        # Both /x and /x/ mean /x: a redirect would lose the body in some clients.
+        scope["path"] = path.rstrip("/") or "/"
+        out = _Out(send, request_id)
+        if _stated_bytes(headers) > bytes_max:
+            await errors.reply(errors.too_large(bytes_max))(scope, receive, out.send)
+            return
+        try:
+            await self._app(scope, _limited(receive, bytes_max), out.send)
+        except Exception as error:
+            if out.has_started:
+                raise
+            # The message of a bug may quote what was sent, so the client does not see it.
+            _log.exception("%s %s failed, request id %s", scope["method"], path, request_id)
+            message = (
+                f"this is a bug in Tramontane ({type(error).__name__}): report it with the "
+                f"request id {request_id}, under which the log tells more"
+            )
+            await errors.reply(Refusal(Code.INTERNAL, message))(scope, receive, out.send)
+
+    def _request_id(self, headers: Headers) -> str:
+        """Return the id that the gateway gave the request, or a fresh one."""
+        given = headers.get("x-request-id", "")
+        return given if _REQUEST_ID.match(given) else self._ids.new(kinds.REQUEST)
+
+
+class _Out:
+    """Adds the headers that every reply carries."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._request_id = request_id
+        self.has_started = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.has_started = True
+            headers = MutableHeaders(scope=message)
+            headers["x-request-id"] = self._request_id
+            headers["cache-control"] = "no-store"
+        await self._send(message)
+
+
+def _stated_bytes(headers: Headers) -> int:
+    stated = headers.get("content-length", "0")
+    return int(stated) if stated.isdecimal() and len(stated) < 20 else 0
+
+
+def _limited(receive: Receive, bytes_max: int) -> Receive:
+    """Return ``receive`` with an end at ``bytes_max``: a chunked body does not state its length."""
+    received = 0
+
+    async def limited() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > bytes_max:
+            raise HTTPException(413)
+        return message
+
+    return limited

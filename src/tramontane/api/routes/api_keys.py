@@ -1,0 +1,54 @@
+"""/cloud/v1/api-keys"""
+
+from typing import Annotated
+
+from fastapi import Query
+
+from tramontane.api import views
+from tramontane.api.access import requires
+from tramontane.api.routes.declared import RefInPath, Using, guarded_router
+from tramontane.domain.tenancy import Permission, Principal, Role
+from tramontane.wire import cloud_replies as replies
+from tramontane.wire import cloud_requests as requests
+
+router = guarded_router("api-keys")
+Reader = Annotated[Principal, requires(Permission.API_KEYS_READ)]
+Writer = Annotated[Principal, requires(Permission.API_KEYS_WRITE)]
+
+
+@router.get("", operation_id="api_keys_list")
+def list_api_keys(
+    principal: Reader, services: Using, query: Annotated[requests.ProjectPageQuery, Query()]
+) -> replies.Page[replies.ApiKey]:
+    """List keys, revoked ones too; never their texts."""
+    found = services.api_keys.list(
+        principal, project=query.project, after=query.after, limit=query.limit
+    )
+    return views.page(found, views.api_key)
+
+
+@router.post("", operation_id="api_keys_create", status_code=201)
+def create_api_key(
+    principal: Writer, services: Using, body: requests.CreateApiKey
+) -> replies.NewApiKey:
+    """Create a key. Its text is in this reply and never shown again."""
+    key, text = services.api_keys.create(
+        principal,
+        name=body.name,
+        role=Role(body.role),
+        expires_at_ms=body.expires_at_ms,
+        project=body.project,
+    )
+    return views.new_api_key(key, text)
+
+
+@router.get("/{api_key}", operation_id="api_keys_get")
+def get_api_key(principal: Reader, services: Using, api_key: RefInPath) -> replies.ApiKey:
+    """Return one key by its id, without its text."""
+    return views.api_key(services.api_keys.get(principal, api_key))
+
+
+@router.delete("/{api_key}", operation_id="api_keys_revoke")
+def revoke_api_key(principal: Writer, services: Using, api_key: RefInPath) -> replies.ApiKey:
+    """Revoke a key for good; every gateway refuses it within 5 seconds."""
+    return views.api_key(services.api_keys.revoke(principal, api_key))

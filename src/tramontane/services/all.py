@@ -1,0 +1,73 @@
+"""Every service of the control plane, built once and handed to the API."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tramontane.engines.recipe import EngineRecipe
+from tramontane.runtime.clock import Clock, IdSource
+from tramontane.services.api_keys import ApiKeys
+from tramontane.services.authentication import Authentication
+from tramontane.services.deployments import Deployments
+from tramontane.services.events import Events
+from tramontane.services.fleet import Fleet
+from tramontane.services.models import Models
+from tramontane.services.organizations import Organizations
+from tramontane.services.projects import Projects
+from tramontane.services.replicas import DeploymentLogs, LogSource, Replicas
+from tramontane.services.route_table import RouteTables
+from tramontane.services.usage import Usage
+from tramontane.store.db import Database
+
+# Returns {"snapshot": {...}, "plan": {...}} as plain data: what the reconciler would do now.
+PlanSource = Callable[[], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """One service per noun."""
+
+    authentication: Authentication
+    organizations: Organizations
+    projects: Projects
+    api_keys: ApiKeys
+    models: Models
+    deployments: Deployments
+    replicas: Replicas
+    logs: DeploymentLogs
+    fleet: Fleet
+    usage: Usage
+    events: Events
+    route_tables: RouteTables
+    plan: PlanSource
+
+
+def make_services(
+    *,
+    db: Database,
+    clock: Clock,
+    ids: IdSource,
+    hmac_key: bytes,
+    recipes: Mapping[str, EngineRecipe],
+    models_root: Path | None,
+    logs: LogSource,
+    plan: PlanSource,
+    wake: Callable[[], None],
+) -> Services:
+    """Return the services over ``db``. ``wake`` must be quick: it is called by request threads."""
+    return Services(
+        authentication=Authentication(db, clock, hmac_key),
+        organizations=Organizations(db, clock, ids),
+        projects=Projects(db, clock, ids, wake),
+        api_keys=ApiKeys(db, clock, ids, hmac_key, wake),
+        models=Models(db, clock, ids, models_root),
+        deployments=Deployments(db, clock, ids, recipes, wake),
+        replicas=Replicas(db),
+        logs=DeploymentLogs(db, logs),
+        fleet=Fleet(db),
+        usage=Usage(db, clock),
+        events=Events(db),
+        route_tables=RouteTables(db),
+        plan=plan,
+    )

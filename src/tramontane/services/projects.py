@@ -1,0 +1,122 @@
+"""Projects: made and archived by operators; a member sees its own."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from tramontane.domain import ids as kinds
+from tramontane.domain.event import Event
+from tramontane.domain.refusal import Code, refuse
+from tramontane.domain.tenancy import Organization, Principal, Project
+from tramontane.runtime.clock import Clock, IdSource
+from tramontane.services.scope import Page, not_found, page_of, project_named
+from tramontane.store import deployments, events, tenancy
+from tramontane.store.db import Database, Transaction
+
+_NAMED_MAX = 5  # deployments that a refusal lists by name
+
+
+class Projects:
+    """Use cases of projects. ``wake`` is called when keys stop being valid."""
+
+    def __init__(self, db: Database, clock: Clock, ids: IdSource, wake: Callable[[], None]) -> None:
+        self._db = db
+        self._clock = clock
+        self._ids = ids
+        self._wake = wake
+
+    def create(self, principal: Principal, name: str, organization: str | None) -> Project:
+        """Make a project in ``organization`` (id or name; None: the principal's own)."""
+        project_id = self._ids.new(kinds.PROJECT)
+        now_ms = self._clock.now_ms()
+
+        def write(tx: Transaction) -> Project:
+            owner = _organization(tx, principal, organization)
+            project = Project(project_id, owner.id, name, now_ms)
+            tenancy.insert_project(tx, project)
+            events.append(tx, _event(project, principal, "created", now_ms))
+            return project
+
+        return self._db.write(write)
+
+    def get(self, principal: Principal, ref: str) -> Project:
+        """Return the project with the id or name ``ref``."""
+        with self._db.read() as tx:
+            return project_named(tx, principal, ref)
+
+    def list(
+        self, principal: Principal, *, organization: str | None, after: str | None, limit: int
+    ) -> Page[Project]:
+        """Return a page of the projects that the principal may see, archived ones too."""
+        if not principal.is_operator:
+            return self._own(principal, organization, after)
+        with self._db.read() as tx:
+            owner = None if organization is None else _organization(tx, principal, organization).id
+            found = tenancy.list_projects(tx, organization_id=owner, after=after, limit=limit + 1)
+        return page_of(found, limit)
+
+    def _own(
+        self, principal: Principal, organization: str | None, after: str | None
+    ) -> Page[Project]:
+        with self._db.read() as tx:
+            own = project_named(tx, principal, None)
+            owner = _organization(tx, principal, organization)
+        is_listed = after is None and owner.id == own.organization_id
+        return Page([own] if is_listed else [], has_more=False)
+
+    def archive(self, principal: Principal, ref: str) -> Project:
+        """Archive a project: its keys stop working, its records stay.
+
+        Refused while it has deployments, and for the project of the key that asks, which would
+        lock itself out. Archiving an archived project changes nothing.
+        """
+
+        def write(tx: Transaction) -> Project:
+            seen = project_named(tx, principal, ref)
+            if seen.archived_at_ms is not None:
+                return seen
+            if seen.id == principal.project_id:
+                message = (
+                    f"your own key belongs to the project {seen.name} and would stop working: "
+                    "archive it with an operator key of another project"
+                )
+                raise refuse(Code.IN_USE, message, param="project")
+            _check_empty(tx, seen)
+            now_ms = self._clock.now_ms()
+            stored = tenancy.update_project(tx, seen, replace(seen, archived_at_ms=now_ms))
+            events.append(tx, _event(seen, principal, "archived", now_ms))
+            return stored
+
+        project = self._db.write(write)
+        self._wake()
+        return project
+
+
+def _organization(tx: Transaction, principal: Principal, ref: str | None) -> Organization:
+    found = tenancy.get_organization(tx, ref or principal.organization_id)
+    is_visible = principal.is_operator or (found and found.id == principal.organization_id)
+    if found is None or not is_visible:
+        raise not_found("organization", ref or principal.organization_id, param="organization")
+    return found
+
+
+def _check_empty(tx: Transaction, project: Project) -> None:
+    live = deployments.list_for(tx, project.id, limit=_NAMED_MAX + 1)
+    if live:
+        names = ", ".join(deployment.name for deployment in live[:_NAMED_MAX])
+        names += " and more" if len(live) > _NAMED_MAX else ""
+        message = (
+            f"the project {project.name} still has deployments: {names}; "
+            "delete them and wait until they have stopped"
+        )
+        raise refuse(Code.IN_USE, message, param="project")
+
+
+def _event(project: Project, principal: Principal, what: str, now_ms: int) -> Event:
+    return Event(
+        at_ms=now_ms,
+        subject_id=project.id,
+        project_id=project.id,
+        kind=f"project.{what}",
+        message=f"project {project.name} {what}",
+        actor=principal.key_id,
+    )

@@ -1,0 +1,334 @@
+"""What /cloud/v1 answers: one class per noun, and the list that pages of them come in.
+
+No reply holds a secret: an API key's text stands in the reply to its creation only, a replica's
+secret and environment in none. Times are milliseconds since 1970 UTC.
+"""
+
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import Field
+
+from tramontane.wire.cloud_types import Reply
+
+Item = TypeVar("Item")
+Time = Annotated[int, Field(description="Milliseconds since 1970 UTC.")]
+TimeOrNull = Annotated[int | None, Field(description="Milliseconds since 1970 UTC, or null.")]
+
+
+class Page(Reply, Generic[Item]):
+    """One page of a list, in the order of creation; ask for the next with `after=<last_id>`."""
+
+    object: Literal["list"] = "list"
+    data: list[Item]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class Organization(Reply):
+    """The unit of billing, residency and keys."""
+
+    object: Literal["organization"] = "organization"
+    id: str
+    name: str
+    created_at_ms: Time
+
+
+class Project(Reply):
+    """The unit of quota and isolation."""
+
+    object: Literal["project"] = "project"
+    id: str
+    organization_id: str
+    name: str
+    created_at_ms: Time
+    archived_at_ms: TimeOrNull
+
+
+class ApiKey(Reply):
+    """A credential of one project, without its text."""
+
+    object: Literal["api_key"] = "api_key"
+    id: str
+    project_id: str
+    name: str
+    role: str
+    redacted: Annotated[str, Field(description="First and last characters of the key.")]
+    created_at_ms: Time
+    expires_at_ms: TimeOrNull
+    revoked_at_ms: TimeOrNull
+
+
+class NewApiKey(ApiKey):
+    """A credential with its text, shown this once."""
+
+    key: Annotated[str, Field(description="The key itself: keep it, it is never shown again.")]
+
+
+class Whoami(Reply):
+    """Whose key this is and what it may do."""
+
+    object: Literal["principal"] = "principal"
+    key_id: str
+    project_id: str
+    organization_id: str
+    role: str
+    permissions: list[str]
+
+
+class Weights(Reply):
+    """What one version of a model is made of."""
+
+    number: Annotated[int, Field(description="Counts the model's versions, from 1.")]
+    format: Annotated[str, Field(description="gguf or safetensors.")]
+    path: Annotated[
+        str | None, Field(description="Where the weights lie; only an operator sees it.")
+    ]
+    digest: Annotated[str, Field(description="sha256:HEX over the weights.")]
+    size_bytes: Annotated[int, Field(description="Bytes of all files together.")]
+    architecture: str
+    context_length: Annotated[int, Field(description="Tokens.")]
+    precision: str
+    parameters: int | None
+    licence: str
+
+
+class ModelVersion(Weights):
+    """One immutable set of weights."""
+
+    object: Literal["model_version"] = "model_version"
+    id: str
+    model_id: str
+    created_at_ms: Time
+
+
+class Model(Weights):
+    """An entry of the catalogue with its newest version."""
+
+    object: Literal["model"] = "model"
+    id: str
+    name: str
+    version_id: Annotated[str, Field(description="Id of the newest version.")]
+    created_at_ms: Time
+
+
+class ModelDetail(Model):
+    """An entry of the catalogue with all its versions, newest first."""
+
+    versions: list[ModelVersion]
+
+
+class Deployment(Reply):
+    """What is wanted, and how far that has come."""
+
+    object: Literal["deployment"] = "deployment"
+    id: str
+    project_id: str
+    name: str
+    model: Annotated[str | None, Field(description="Name of the model; null once it is deleted.")]
+    model_version: Annotated[int | None, Field(description="Number of the version.")]
+    model_version_id: str
+    engine: str
+    replicas: Annotated[int, Field(description="How many are wanted.")]
+    ready_replicas: Annotated[int, Field(description="How many serve.")]
+    context_length: Annotated[int, Field(description="Tokens per request.")]
+    parallel: Annotated[int, Field(description="Requests that one replica serves at a time.")]
+    devices: Annotated[int, Field(description="Accelerators per replica.")]
+    cpu_millicores: Annotated[int | None, Field(description="Thousandths of a core per replica.")]
+    memory_bytes: Annotated[int | None, Field(description="Bytes of memory per replica.")]
+    engine_options: dict[str, str]
+    status: Annotated[str, Field(description="One of pending, ready, degraded, stopping, stopped.")]
+    reason: Annotated[str | None, Field(description="What is missing, in words.")]
+    generation: Annotated[int, Field(description="Counts changes that need new replicas.")]
+    observed_generation: Annotated[int, Field(description="The newest generation acted on.")]
+    created_at_ms: Time
+    deleted_at_ms: TimeOrNull
+
+
+class Resources(Reply):
+    """Amounts that a replica holds or a node offers."""
+
+    cpu_millicores: Annotated[int, Field(description="Thousandths of a CPU core.")]
+    memory_bytes: int
+    devices: Annotated[int, Field(description="Accelerators.")]
+
+
+class Replica(Reply):
+    """One running engine."""
+
+    object: Literal["replica"] = "replica"
+    id: str
+    deployment_id: str
+    project_id: str
+    generation: int
+    status: Annotated[
+        str,
+        Field(description="One of pending, starting, ready, stopping, stopped, failed, unknown."),
+    ]
+    cluster_id: str
+    node_id: str
+    address: Annotated[
+        str | None, Field(description="host:port of the engine; only an operator sees it.")
+    ]
+    reason: str | None
+    resources: Resources
+    created_at_ms: Time
+    changed_at_ms: Time
+    ready_at_ms: TimeOrNull
+
+
+class ReplicaLog(Reply):
+    """The last lines of one replica, oldest first."""
+
+    replica_id: str
+    status: str
+    lines: list[str]
+    reason: Annotated[str | None, Field(description="Why there are no lines, if that is known.")]
+
+
+class Logs(Reply):
+    """The last lines of a deployment's replicas."""
+
+    object: Literal["logs"] = "logs"
+    deployment_id: str
+    data: list[ReplicaLog]
+
+
+class Cluster(Reply):
+    """A set of nodes behind one driver."""
+
+    object: Literal["cluster"] = "cluster"
+    id: str
+    name: str
+    driver: str
+    status: Annotated[str, Field(description="ready or unknown.")]
+    reason: str | None
+    created_at_ms: Time
+
+
+class Device(Reply):
+    """An accelerator."""
+
+    index: int
+    name: str
+    memory_bytes: int
+
+
+class Node(Reply):
+    """One machine and what replicas may use of it."""
+
+    object: Literal["node"] = "node"
+    id: str
+    cluster_id: str
+    name: str
+    status: Annotated[str, Field(description="One of ready, drained, lost, unknown.")]
+    capacity: Resources
+    devices: list[Device]
+    last_seen_at_ms: Time
+
+
+class Event(Reply):
+    """One line of an object's story."""
+
+    object: Literal["event"] = "event"
+    sequence: int
+    at_ms: Time
+    subject_id: str
+    project_id: str | None
+    kind: str
+    message: str
+    actor: str
+    data: dict[str, str | int | None]
+
+
+class Story(Reply):
+    """A page of an object's story, oldest first; ask on with `after=<last sequence>`."""
+
+    object: Literal["list"] = "list"
+    data: list[Event]
+    first_id: int | None
+    last_id: int | None
+    has_more: bool
+
+
+class UsageTotal(Reply):
+    """Sums over requests; the keys that were not grouped by are null."""
+
+    object: Literal["usage_total"] = "usage_total"
+    hour_ms: TimeOrNull
+    project_id: str | None
+    api_key_id: str | None
+    model: str | None
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+class UsageTotals(Reply):
+    """Usage added up; when there are more sums than asked for, narrow the time or the group."""
+
+    object: Literal["list"] = "list"
+    data: list[UsageTotal]
+    has_more: bool
+
+
+class UsageEvent(Reply):
+    """What one request used."""
+
+    object: Literal["usage_event"] = "usage_event"
+    id: str
+    request_id: str
+    organization_id: str
+    project_id: str
+    api_key_id: str
+    deployment_id: str
+    replica_id: str
+    model: str
+    endpoint: str
+    outcome: Annotated[str, Field(description="One of completed, cut, failed.")]
+    status: Annotated[int, Field(description="HTTP status that the client got.")]
+    is_stream: bool
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    token_source: Annotated[str, Field(description="engine, or counted by the gateway.")]
+    started_at_ms: Time
+    duration_ms: int
+    first_byte_ms: Annotated[int | None, Field(description="Milliseconds to the first byte.")]
+    gateway: str
+
+
+class Deleted(Reply):
+    """What is gone, or on its way."""
+
+    object: str
+    id: str
+    deleted: Literal[True] = True
+
+
+class Plan(Reply):
+    """What the replica reconciler would do next, and from what it concludes that."""
+
+    snapshot: dict[str, Any]
+    plan: dict[str, Any]
+
+
+class ErrorDetail(Reply):
+    """The error as OpenAI's clients read it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class Error(Reply):
+    """Every error: Mistral's flat keys and OpenAI's nested ones, with the same values."""
+
+    object: Literal["error"] = "error"
+    message: Annotated[str, Field(description="What was wrong, what was expected, what to do.")]
+    type: str
+    param: Annotated[str | None, Field(description="The field at fault.")]
+    code: Annotated[str, Field(description="Stable: match on this.")]
+    error: ErrorDetail

@@ -1,0 +1,236 @@
+"""What clients send to /cloud/v1: one class per body and per set of query parameters."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from tramontane.wire import cloud_types as types
+from tramontane.wire.cloud_types import Query, Strict
+
+_PROJECT = "Id or name of a project; only an operator may name another than its own."
+
+
+class CreateOrganization(Strict):
+    """A new organization."""
+
+    name: Annotated[types.Name, Field(description="Unique name, a DNS label.")]
+
+
+class CreateProject(Strict):
+    """A new project."""
+
+    name: Annotated[types.Name, Field(description="Name, unique in its organization.")]
+    organization: Annotated[
+        types.Ref | None,
+        Field(description="Id or name of its organization; the key's own when left out."),
+    ] = None
+
+
+class CreateApiKey(Strict):
+    """A new API key. Its text is in the reply to this call and nowhere else."""
+
+    name: Annotated[types.Name, Field(description="What the key is for; need not be unique.")]
+    role: Annotated[
+        Literal["member", "operator"],
+        Field(description="`member` uses its project; `operator` runs the installation."),
+    ] = "member"
+    expires_at_ms: Annotated[
+        types.TimeMs | None,
+        Field(description="When it ends, in milliseconds since 1970 UTC; null: never."),
+    ] = None
+    project: Annotated[types.Ref | None, Field(description=_PROJECT)] = None
+
+
+class ImportModel(Strict):
+    """Weights that lie on the machines that serve them."""
+
+    name: Annotated[types.ModelName, Field(description="Name of the model in the catalogue.")]
+    path: Annotated[
+        types.AbsolutePath,
+        Field(description="Absolute path of a GGUF file or of a folder of safetensors files."),
+    ]
+    digest: Annotated[
+        types.Digest | None,
+        Field(description="The digest that you expect; the import is refused if it differs."),
+    ] = None
+    licence: Annotated[
+        types.Licence | None,
+        Field(description="Licence, such as Apache-2.0; needed when the files name none."),
+    ] = None
+
+
+class CreateDeployment(Strict):
+    """A model to be served to one project, under a name of its own."""
+
+    name: Annotated[
+        types.Name,
+        Field(description="Name, unique in its project; clients call it as `model`."),
+    ]
+    model: Annotated[
+        types.ModelRef,
+        Field(description="Model to serve: name, id, or NAME:VERSION; the newest version if bare."),
+    ]
+    replicas: Annotated[types.Replicas, Field(description="How many engines are wanted.")] = 1
+    engine: Annotated[
+        Literal["llamacpp", "vllm"] | None,
+        Field(description="Engine; null: llamacpp for GGUF, vllm for safetensors."),
+    ] = None
+    context_length: Annotated[
+        types.ContextLength | None,
+        Field(description="Tokens per request; null: the model's own, at most 4096."),
+    ] = None
+    parallel: Annotated[
+        types.Parallel, Field(description="Requests that one replica serves at a time.")
+    ] = 4
+    devices: Annotated[types.Devices, Field(description="Accelerators per replica.")] = 0
+    cpu_millicores: Annotated[
+        types.CpuMillicores | None,
+        Field(description="Thousandths of a CPU core per replica; null: as the engine needs."),
+    ] = None
+    memory_bytes: Annotated[
+        types.MemoryBytes | None,
+        Field(description="Bytes of memory per replica; null: as the engine needs."),
+    ] = None
+    engine_options: Annotated[
+        types.EngineOptions | None, Field(description="Further options of the engine, by name.")
+    ] = None
+    project: Annotated[types.Ref | None, Field(description=_PROJECT)] = None
+
+
+class PatchDeployment(Strict):
+    """A change. A field that is left out or null stays as it is.
+
+    A change of `replicas` alone adds or drains replicas; any other change replaces them one by
+    one without dropping below the number that is ready.
+    """
+
+    model: Annotated[types.ModelRef | None, Field(description="Model to serve from now on.")] = None
+    replicas: Annotated[types.Replicas | None, Field(description="Engines wanted.")] = None
+    context_length: Annotated[
+        types.ContextLength | None, Field(description="Tokens per request.")
+    ] = None
+    parallel: Annotated[
+        types.Parallel | None, Field(description="Requests that one replica serves at a time.")
+    ] = None
+    devices: Annotated[types.Devices | None, Field(description="Accelerators per replica.")] = None
+    cpu_millicores: Annotated[
+        types.CpuMillicores | None, Field(description="Thousandths of a CPU core per replica.")
+    ] = None
+    memory_bytes: Annotated[
+        types.MemoryBytes | None, Field(description="Bytes of memory per replica.")
+    ] = None
+    engine_options: Annotated[
+        types.EngineOptions | None, Field(description="All further options; replaces the old ones.")
+    ] = None
+
+
+class ScaleDeployment(Strict):
+    """The number of replicas that is wanted from now on."""
+
+    replicas: Annotated[types.Replicas, Field(description="Engines wanted; 0 stops serving.")]
+
+
+class PageQuery(Query):
+    """Where a page starts and how long it is."""
+
+    after: Annotated[types.Ref | None, Field(description="Id of the last item already seen.")] = (
+        None
+    )
+    limit: Annotated[
+        int, Field(ge=1, le=types.PAGE_LIMIT_MAX, description="Items on the page.")
+    ] = types.PAGE_LIMIT_DEFAULT
+
+
+class ProjectPageQuery(PageQuery):
+    """A page of what belongs to a project."""
+
+    project: Annotated[types.Ref | None, Field(description=_PROJECT)] = None
+
+
+class OrganizationPageQuery(PageQuery):
+    """A page of projects."""
+
+    organization: Annotated[
+        types.Ref | None, Field(description="Only those of this organization, by id or name.")
+    ] = None
+
+
+class ReplicaPageQuery(ProjectPageQuery):
+    """A page of replicas."""
+
+    deployment: Annotated[
+        types.Ref | None, Field(description="Only those of this deployment, by id or name.")
+    ] = None
+
+
+class NodePageQuery(PageQuery):
+    """A page of nodes."""
+
+    cluster: Annotated[
+        types.Ref | None, Field(description="Only those of this cluster, by id or name.")
+    ] = None
+
+
+class ProjectQuery(Query):
+    """Which project a deployment's name means."""
+
+    project: Annotated[types.Ref | None, Field(description=_PROJECT)] = None
+
+
+class LogQuery(ProjectQuery):
+    """How much of the logs."""
+
+    lines: Annotated[
+        int,
+        Field(ge=1, le=types.LOG_LINES_MAX, description="Last lines of each replica."),
+    ] = types.LOG_LINES_DEFAULT
+
+
+class StoryQuery(Query):
+    """A page of one object's events."""
+
+    after: Annotated[
+        int, Field(ge=0, le=(1 << 63) - 1, description="Sequence of the last event already seen.")
+    ] = 0
+    limit: Annotated[
+        int, Field(ge=1, le=types.PAGE_LIMIT_MAX, description="Events on the page.")
+    ] = types.PAGE_LIMIT_DEFAULT
+
+
+class DeploymentStoryQuery(StoryQuery):
+    """A page of one deployment's events."""
+
+    project: Annotated[types.Ref | None, Field(description=_PROJECT)] = None
+
+
+class SubjectStoryQuery(StoryQuery):
+    """A page of the events of any object."""
+
+    subject: Annotated[types.Ref, Field(description="Id of the object.")]
+
+
+class UsageQuery(Query):
+    """Which usage to add up, and by what. Totals are kept by the hour."""
+
+    from_ms: Annotated[
+        types.TimeMs,
+        Field(description="First millisecond since 1970 UTC, rounded down to an hour."),
+    ] = 0
+    to_ms: Annotated[
+        types.TimeMs, Field(description="Millisecond to stop before, rounded up to an hour.")
+    ] = types.TIME_MS_MAX
+    group_by: Annotated[
+        Literal["hour", "project", "api_key", "model", "none"],
+        Field(description="What each line of the answer stands for."),
+    ] = "model"
+    project: Annotated[types.Ref | None, Field(description=_PROJECT)] = None
+    limit: Annotated[int, Field(ge=1, le=types.TOTALS_MAX, description="Sums in the answer.")] = (
+        types.TOTALS_MAX
+    )
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.from_ms > self.to_ms:
+            msg = "from_ms must not be after to_ms"
+            raise ValueError(msg)
+        return self
