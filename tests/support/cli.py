@@ -44,6 +44,7 @@ class Reply:
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     cut: bool = False  # promise more bytes than are sent
+    stall_s: float = 0.0  # keep the connection open so long, or until the stub stops
 
 
 def error(status: int, code: str, message: str, param: str | None = None, **headers: str) -> Reply:
@@ -66,6 +67,7 @@ class Stub:
     def __init__(self, answer: Callable[[Request], Reply]) -> None:
         self.requests: list[Request] = []
         self._answer = answer
+        self._stopping = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler_class())
         self.base_url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
@@ -77,6 +79,7 @@ class Stub:
         try:
             yield self
         finally:
+            self._stopping.set()
             self._server.shutdown()
             thread.join()
             self._server.server_close()
@@ -104,9 +107,13 @@ class Stub:
                 headers = {"Content-Type": "application/json"} | reply.headers
                 for name, value in headers.items():
                     self.send_header(name, value)
-                self.send_header("Content-Length", str(len(data) + (100 if reply.cut else 0)))
+                self.send_header(
+                    "Content-Length", str(len(data) + (100 if reply.cut or reply.stall_s else 0))
+                )
                 self.end_headers()
                 self.wfile.write(data)
+                self.wfile.flush()
+                stub._stopping.wait(reply.stall_s)
 
             def log_message(self, *args: object) -> None:
                 del args

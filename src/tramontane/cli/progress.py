@@ -11,9 +11,9 @@ _SPINNER = "|/-\\"
 class Progress:
     """One line that changes in place on a terminal; elsewhere a line for each change."""
 
-    def __init__(self, stream: TextIO = sys.stderr) -> None:
-        self._stream = stream
-        self._live = stream.isatty()
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._live = self._stream.isatty()
         self._told = ""
         self._turn = 0
 

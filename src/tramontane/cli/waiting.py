@@ -19,12 +19,16 @@ TIMEOUT_S: Final = 300  # a large model loads for minutes; longer is worth a loo
 _PAUSE_S: Final = 0.5  # between two looks
 
 
-def wait_until_served(client: CloudClient, deployment: dict[str, Any], timeout_s: int) -> Any:
+def wait_until_served(
+    client: CloudClient, deployment: dict[str, Any], timeout_s: int
+) -> dict[str, Any]:
     """Return the deployment once as many replicas as wanted serve the wanted generation."""
     return _watch(client, deployment, timeout_s, _is_served, "to be ready")
 
 
-def wait_until_gone(client: CloudClient, deployment: dict[str, Any], timeout_s: int) -> Any:
+def wait_until_gone(
+    client: CloudClient, deployment: dict[str, Any], timeout_s: int
+) -> dict[str, Any]:
     """Return the deployment once it is deleted and nothing of it runs any more."""
     return _watch(client, deployment, timeout_s, _is_gone, "to stop")
 
@@ -36,7 +40,8 @@ def _watch(
     is_done: Callable[[dict[str, Any]], bool],
     what: str,
 ) -> dict[str, Any]:
-    name, deployment_id = seen.get("name"), str(seen.get("id"))
+    deployment_id = str(seen.get("id"))
+    name = seen.get("name") or deployment_id
     deadline_s = time.monotonic() + timeout_s
     progress = Progress()
     try:
@@ -64,15 +69,16 @@ def _look(client: CloudClient, deployment_id: str, before: dict[str, Any]) -> di
         return {**before, "status": "unknown", "reason": str(error)}
     except ApiError as error:
         if error.status == 404:
-            return {**before, "status": "stopped", "ready_replicas": 0, "reason": None}
+            return {**before, "status": "gone"}
         if error.status < 500:
             raise
         return {**before, "status": "unknown", "reason": error.message}
 
 
 def _is_served(seen: dict[str, Any]) -> bool:
-    if seen.get("status") == "unknown":
-        return False
+    if seen.get("status") == "gone":
+        msg = f"{seen.get('name')} was deleted meanwhile; `tramontane story {seen.get('id')}` tells"
+        raise CommandError(msg, ExitCode.NOT_FOUND)
     reached = seen.get("observed_generation") == seen.get("generation")
     return reached and seen.get("ready_replicas") == seen.get("replicas") and _has_settled(seen)
 
@@ -82,10 +88,11 @@ def _has_settled(seen: dict[str, Any]) -> bool:
 
 
 def _is_gone(seen: dict[str, Any]) -> bool:
-    return seen.get("status") == "stopped"
+    return seen.get("status") in {"stopped", "gone"}
 
 
 def _state(seen: dict[str, Any]) -> str:
-    told = f"{seen.get('name')}: {seen.get('status')}, "
-    told += f"{seen.get('ready_replicas')} of {seen.get('replicas')} replicas ready"
+    told = f"{seen.get('name') or seen.get('id')}: {seen.get('status') or 'stopping'}"
+    if seen.get("replicas") is not None:
+        told += f", {seen.get('ready_replicas')} of {seen['replicas']} replicas ready"
     return f"{told}; {seen['reason']}" if seen.get("reason") else told

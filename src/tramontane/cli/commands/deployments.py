@@ -180,7 +180,7 @@ def delete(
     confirm(f"Delete deployment {deployment}? Requests to it will fail.", yes=yes)
     deleted = session.client.delete(_path(deployment), {"project": project})
     if wait:
-        deleted = wait_until_gone(session.client, deleted, timeout)
+        wait_until_gone(session.client, deleted, timeout)
     print_item(deleted, as_json=session.as_json)
 
 

@@ -1,0 +1,269 @@
+"""Each verb: what it asks the API for, and what it prints of the answer."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.support.cli import CommandLine, Reply, Run, Stub, listing
+from tests.support.command_tree import commands
+
+Serve = Callable[[Any], Stub]
+Against = Callable[[Stub], CommandLine]
+
+ANY = Reply({"object": "list", "id": "dep_1", "name": "chat", "data": [], "has_more": False})
+
+Sent = tuple[str, str, str, dict[str, str], dict[str, Any] | None]
+
+# command line -> method, path below /cloud/v1, query, body
+SENT: list[Sent] = [
+    ("organizations list", "GET", "/organizations", {"limit": "100"}, None),
+    ("organizations get acme", "GET", "/organizations/acme", {}, None),
+    ("organizations create acme", "POST", "/organizations", {}, {"name": "acme"}),
+    (
+        "projects list --organization acme --limit 7",
+        "GET",
+        "/projects",
+        {"organization": "acme", "limit": "7"},
+        None,
+    ),
+    ("projects get web", "GET", "/projects/web", {}, None),
+    (
+        "projects create web --organization acme",
+        "POST",
+        "/projects",
+        {},
+        {"name": "web", "organization": "acme"},
+    ),
+    ("projects archive web --yes", "DELETE", "/projects/web", {}, None),
+    ("api-keys list --project web", "GET", "/api-keys", {"project": "web", "limit": "100"}, None),
+    (
+        "api-keys create ci --role operator --expires-at-ms 5 --project web",
+        "POST",
+        "/api-keys",
+        {},
+        {"name": "ci", "role": "operator", "expires_at_ms": 5, "project": "web"},
+    ),
+    ("api-keys revoke key_1 -y", "DELETE", "/api-keys/key_1", {}, None),
+    ("models list", "GET", "/models", {"limit": "100"}, None),
+    ("models get m", "GET", "/models/m", {}, None),
+    (
+        "models import m /weights/m.gguf --digest sha256:00 --licence MIT",
+        "POST",
+        "/models",
+        {},
+        {"name": "m", "path": "/weights/m.gguf", "digest": "sha256:00", "licence": "MIT"},
+    ),
+    ("models delete m --yes", "DELETE", "/models/m", {}, None),
+    ("deployments list", "GET", "/deployments", {"limit": "100"}, None),
+    ("deployments get a/b --project p", "GET", "/deployments/a%2Fb", {"project": "p"}, None),
+    (
+        "deployments create chat --model m",
+        "POST",
+        "/deployments",
+        {},
+        {"name": "chat", "model": "m", "replicas": 1},
+    ),
+    (
+        (
+            "deployments create chat --model m --replicas 0 --engine vllm --context-length 1024 "
+            "--parallel 8 --devices 2 --cpu-millicores 500 --memory-bytes 9 --project web "
+            "--engine-option a=b=c --engine-option d="
+        ),
+        "POST",
+        "/deployments",
+        {},
+        {
+            "name": "chat",
+            "model": "m",
+            "replicas": 0,
+            "engine": "vllm",
+            "context_length": 1024,
+            "parallel": 8,
+            "devices": 2,
+            "cpu_millicores": 500,
+            "memory_bytes": 9,
+            "engine_options": {"a": "b=c", "d": ""},
+            "project": "web",
+        },
+    ),
+    (
+        "deployments update chat --model m2 --parallel 2 --project web",
+        "PATCH",
+        "/deployments/chat",
+        {"project": "web"},
+        {"model": "m2", "parallel": 2},
+    ),
+    ("deployments scale chat 0", "POST", "/deployments/chat/scale", {}, {"replicas": 0}),
+    ("deployments delete chat --yes", "DELETE", "/deployments/chat", {}, None),
+    ("deployments logs chat --lines 5", "GET", "/deployments/chat/logs", {"lines": "5"}, None),
+    ("deployments events chat", "GET", "/deployments/chat/events", {"limit": "100"}, None),
+    (
+        "replicas list --deployment chat",
+        "GET",
+        "/replicas",
+        {"deployment": "chat", "limit": "100"},
+        None,
+    ),
+    ("replicas get rep_1", "GET", "/replicas/rep_1", {}, None),
+    ("clusters list", "GET", "/clusters", {"limit": "100"}, None),
+    ("nodes list", "GET", "/nodes", {"limit": "100"}, None),
+    (
+        "usage totals --from 1970-01-02 --to 1970-01-02T01:00:00+01:00 --group-by hour",
+        "GET",
+        "/usage",
+        {"from_ms": "86400000", "to_ms": "86400000", "group_by": "hour"},
+        None,
+    ),
+    (
+        "usage events --after evt_1",
+        "GET",
+        "/usage/events",
+        {"after": "evt_1", "limit": "100"},
+        None,
+    ),
+    ("story dep_1", "GET", "/events", {"subject": "dep_1", "limit": "100"}, None),
+    ("whoami", "GET", "/whoami", {}, None),
+]
+
+
+@pytest.mark.parametrize("sent", SENT, ids=lambda sent: sent[0][:40])
+def test_what_is_asked(serve: Serve, against: Against, sent: Sent) -> None:
+    line, method, path, query, body = sent
+    stub = serve(ANY)
+    run = against(stub)(*line.split())
+    assert run.code == 0, run.err
+    [request] = stub.requests
+    assert (request.method, request.path) == (method, f"/cloud/v1{path}")
+    assert (request.query, request.body) == (query, body)
+
+
+def test_no_verb_is_left_out() -> None:
+    apart = {"up", "control", "gateway", "plan", "runner", "chat"}
+    verbs = {" ".join(c.words) for c in commands() if not c.is_group and c.words[0] not in apart}
+    tried = {line for line, *_ in SENT}
+    assert {verb for verb in verbs if not any(line.startswith(verb) for line in tried)} == set()
+
+
+def test_a_relative_path_is_made_absolute_where_it_was_typed(
+    serve: Serve, against: Against, tmp_path: Any
+) -> None:
+    stub = serve(ANY)
+    against(stub)("models", "import", "m", "weights/m.gguf")
+    assert stub.requests[0].body["path"] == str(tmp_path / "weights" / "m.gguf")
+
+
+def test_an_empty_list_says_what_to_do(serve: Serve, against: Against) -> None:
+    run = against(serve(listing()))("deployments", "list")
+    assert run.out == (
+        "no deployments yet; create one with `tramontane deployments create NAME --model MODEL`\n"
+    )
+    lists = [c.words for c in commands() if c.words[-1:] == ("list",)]
+    assert len(lists) >= 8
+    for words in lists:
+        said = against(serve(listing()))(*words).out
+        assert said.startswith("no ")
+        assert said.count("\n") == 1
+
+
+def lines_of(run: Run) -> list[str]:
+    assert run.code == 0, run.err
+    return run.out.splitlines()
+
+
+def test_a_list_is_a_table(serve: Serve, against: Against) -> None:
+    one = {"id": "dep_1", "name": "chat", "model": "m", "status": "ready", "replicas": 3}
+    one |= {"ready_replicas": 2, "engine": "vllm", "created_at_ms": 1_700_000_000_000}
+    two = {"id": "dep_2", "name": "long-name", "model": None, "status": "pending", "replicas": 1}
+    two |= {"ready_replicas": 0, "engine": "llamacpp", "reason": "no\nroom"}
+    run = against(serve(listing(one, two)))("deployments", "list")
+    assert lines_of(run) == [
+        "NAME       MODEL  STATUS   READY  WANTED  ENGINE    CREATED               ID     REASON",
+        "chat       m      ready    2      3       vllm      2023-11-14 22:13:20Z  dep_1  -",
+        "long-name  -      pending  0      1       llamacpp  -                     dep_2  no room",
+    ]
+
+
+def test_a_list_that_was_cut_says_so_apart(serve: Serve, against: Against) -> None:
+    run = against(serve(listing({"id": "a"}, has_more=True)))("models", "list", "--limit", "1")
+    assert run.err == "the first 1; there are more: raise --limit\n"
+    assert len(lines_of(run)) == 2
+
+
+def test_an_object_is_printed_field_by_field(serve: Serve, against: Against) -> None:
+    item = {"object": "deployment", "id": "dep_1", "memory_bytes": 3 << 30, "deleted_at_ms": None}
+    item |= {"created_at_ms": 0, "engine_options": {"a": "b"}, "is_ready": True, "note": "x\ty"}
+    run = against(serve(Reply(item)))("deployments", "get", "chat")
+    assert lines_of(run) == [
+        "id              dep_1",
+        "memory_bytes    3.0 GiB",
+        "deleted_at_ms   -",
+        "created_at_ms   1970-01-01 00:00:00Z",
+        "engine_options  a=b",
+        "is_ready        yes",
+        "note            x y",
+    ]
+
+
+def test_json_is_what_the_api_said(serve: Serve, against: Against) -> None:
+    item = {"object": "model", "id": "mdl_1", "name": "ключ\x1b[31m", "latest": None}
+    run = against(serve(Reply(item)))("models", "get", "m", "--json")
+    assert run.out.isascii()
+    assert json.loads(run.out) == item
+    page = listing(item)
+    assert json.loads(against(serve(page))("models", "list", "--json").out) == page.body
+
+
+def test_a_model_is_printed_with_its_versions(serve: Serve, against: Against) -> None:
+    version = {"number": 2, "format": "gguf", "size_bytes": 1 << 20, "digest": "sha256:ab"}
+    model = {"id": "mdl_1", "name": "m", "latest": version, "versions": [version]}
+    out = lines_of(against(serve(Reply(model)))("models", "get", "m"))
+    assert out[:3] == ["id    mdl_1", "name  m", ""]
+    assert out[3].split()[:3] == ["VERSION", "FORMAT", "ARCHITECTURE"]
+    assert out[4].split()[:2] == ["2", "gguf"]
+    listed = lines_of(against(serve(listing(model)))("models", "list"))
+    assert listed[1].split()[:3] == ["m", "2", "gguf"]
+
+
+def test_nodes_show_what_replicas_may_use(serve: Serve, against: Against) -> None:
+    node = {"name": "n1", "cpu_millicores": 2500, "memory_bytes": 1 << 34, "status": "ready"}
+    node |= {"cluster_id": "clu_1", "devices": [{"name": "H200"}, {"name": "H200"}], "id": "nod_1"}
+    out = lines_of(against(serve(listing(node)))("nodes", "list"))
+    assert out[1].startswith("n1    clu_1    ready   2.5  16.0 GiB  H200, H200")
+
+
+def test_usage_shows_only_the_key_it_was_grouped_by(serve: Serve, against: Against) -> None:
+    line = {"hour_ms": None, "project_id": None, "api_key_id": None, "model": "m"}
+    line |= {"requests": 3, "prompt_tokens": 20, "completion_tokens": 5, "cached_tokens": 1}
+    run = against(serve(listing(line)))("usage", "totals")
+    assert lines_of(run)[0].split() == ["MODEL", "REQUESTS", "PROMPT", "COMPLETION", "CACHED"]
+    assert lines_of(run)[1].split() == ["m", "3", "20", "5", "1"]
+
+
+def test_logs_name_the_replica_and_cannot_play_with_the_terminal(
+    serve: Serve, against: Against
+) -> None:
+    part = {"replica_id": "rep_1", "status": "ready", "lines": ["load \x1b[2Jok", "done"]}
+    run = against(serve(Reply({"object": "logs", "data": [part]})))("deployments", "logs", "chat")
+    assert lines_of(run) == ["rep_1  load ?[2Jok", "rep_1  done"]
+
+
+def test_events_are_told_oldest_first(serve: Serve, against: Against) -> None:
+    event = {"sequence": 1, "at_ms": 0, "subject_id": "rep_1", "kind": "replica.ready"}
+    event |= {"actor": "replicas", "message": "ready after 2 s"}
+    for words in (["story", "dep_1"], ["deployments", "events", "chat"]):
+        out = lines_of(against(serve(listing(event)))(*words))
+        assert out[1].split(maxsplit=5)[2:] == [
+            "replica.ready",
+            "rep_1",
+            "replicas",
+            "ready after 2 s",
+        ]
+
+
+def test_the_text_of_a_key_is_printed_once_with_a_warning(serve: Serve, against: Against) -> None:
+    new = {"object": "api_key", "id": "key_1", "name": "ci", "key": "tmt_secret"}
+    run = against(serve(Reply(new)))("api-keys", "create", "ci")
+    assert "tmt_secret" in run.out
+    assert run.err == "keep the key now: it is not shown again\n"
