@@ -61,7 +61,7 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting(
         "node_memory_bytes",
         None,
-        "memory that replicas may reserve on this node; unset: all but 1 GiB",
+        "memory that replicas may reserve on this node; unset: all but a tenth",
     ),
     Setting("reconcile_interval_ms", 1_000, "pause between two looks at the world", 50, 60_000),
     Setting("drain_timeout_s", 30, "longest wait for requests in flight at a stop", 0, 3_600),

@@ -1,0 +1,282 @@
+"""``tramontane control``: the management API and the reconcilers, wired together.
+
+Ends on SIGTERM and leaves the engines alone, so that it can be restarted under load. Under
+``tramontane up`` (it was given a socket), SIGINT means that the whole machine stops: then every
+replica is drained before it ends.
+"""
+
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import uvicorn
+from fastapi import FastAPI
+
+import tramontane
+from tramontane.api.app import create_app
+from tramontane.domain.refusal import RefusedError
+from tramontane.domain.replica import Replica
+from tramontane.domain.resources import Resources
+from tramontane.drivers.base import Driver
+from tramontane.drivers.process import ProcessDriver
+from tramontane.drivers.process_node import machine_capacity
+from tramontane.engines.recipes import RECIPES
+from tramontane.processes.supervisor import FATAL_EXIT
+from tramontane.reconcilers.loop import Loop
+from tramontane.reconcilers.metering import MeteringReconciler
+from tramontane.reconcilers.replicas import ReplicaReconciler
+from tramontane.reconcilers.routes import RouteReconciler
+from tramontane.runtime import logs
+from tramontane.runtime.clock import SystemClock, SystemIds
+from tramontane.runtime.home import Credentials, Home, HomeError, Secrets
+from tramontane.runtime.parent import die_with_parent
+from tramontane.runtime.settings import Settings, SettingsError, load
+from tramontane.services.all import make_services
+from tramontane.services.bootstrap import DEMO_NAME, Bootstrap, Bootstrapped
+from tramontane.store import deployments, fleet
+from tramontane.store.db import Database, NewerSchemaError, StoreUnavailableError
+
+log = logging.getLogger(__name__)
+
+# Usage is exact without it; rolling up only keeps the totals quick.
+_METERING_INTERVAL_S: Final = 5.0
+# A route or a revoked key that no reconciler was woken for is noticed within this.
+_ROUTES_INTERVAL_S: Final = 1.0
+_FINISH_REQUESTS_S: Final = 5
+# Engines on CPUs wait for requests most of the time, so processors are promised several times
+# over. Memory is not: what is promised must be there.
+_CPU_OVERCOMMIT: Final = 4
+_DEVICES_MAX: Final = 1_024  # as many as the driver finds
+_DEMO_FILE: Final = Path("models", "demo", "tramontane-demo-q8_0.gguf")
+
+
+def run(
+    home: Path | None, fd: int | None, host: str | None, port: int | None, database_url: str | None
+) -> int:
+    """Run until told to stop; with ``fd``, serve on that listening socket and end with the parent.
+
+    Returns the exit status: `FATAL_EXIT` when a restart could not help.
+    """
+    if fd is not None:
+        die_with_parent(os.getppid())
+    try:
+        settings = load({"home": home, "host": host, "port": port, "database_url": database_url})
+        folder = Home(settings.home)
+        secrets = folder.secrets()
+        logs.configure(settings.log_level, folder.logs / "control.log")
+        with contextlib.closing(Database(settings.database_url)) as db:
+            db.migrate()
+            control = _ControlPlane(settings, folder, secrets, db)
+            control.bootstrap()
+            return control.serve(_socket(settings, fd), drain=fd is not None)
+    except (SettingsError, HomeError, NewerSchemaError, RefusedError) as error:
+        return _refuse(str(error), FATAL_EXIT)
+    except (StoreUnavailableError, OSError) as error:
+        return _refuse(str(error), 1)
+
+
+class _ControlPlane:
+    """Every part of the control plane, and how they know each other."""
+
+    def __init__(self, settings: Settings, home: Home, secrets: Secrets, db: Database) -> None:
+        self._settings = settings
+        self._home = home
+        self._db = db
+        self._clock = SystemClock()
+        self._ids = ids = SystemIds()
+        hmac_key = bytes.fromhex(secrets.hmac_key)
+        self._drivers: dict[str, Driver] = {
+            settings.cluster: ProcessDriver(
+                settings.cluster,
+                home.path,
+                secrets.installation_id,
+                capacity=_capacity(settings),
+            )
+        }
+        holder = f"{socket.gethostname()}-{secrets.installation_id}"
+        self._replicas = ReplicaReconciler(
+            db,
+            self._drivers,
+            RECIPES,
+            self._clock,
+            ids,
+            wake_routes=self._wake_routes,
+            report=_say,
+        )
+        routes = RouteReconciler(db, self._clock, secrets.hmac_key, self._probe)
+        interval_s = settings.reconcile_interval_ms / 1000
+        metering = MeteringReconciler(db, self._clock)
+        self._replica_loop = self._loop("replicas", self._replicas.step, interval_s, holder)
+        self._route_loop = self._loop("routes", routes.step, _ROUTES_INTERVAL_S, holder)
+        metering_loop = self._loop("metering", metering.step, _METERING_INTERVAL_S, holder)
+        self._loops = (self._replica_loop, self._route_loop, metering_loop)
+        self._services = make_services(
+            db=db,
+            clock=self._clock,
+            ids=ids,
+            hmac_key=hmac_key,
+            recipes=RECIPES,
+            models_root=settings.models_root,
+            logs=self._lines_of,
+            plan=self._replicas.report_plan,
+            wake=self._wake,
+        )
+        self._bootstrap = Bootstrap(
+            db=db,
+            clock=self._clock,
+            ids=ids,
+            hmac_key=hmac_key,
+            models=self._services.models,
+            deployments=self._services.deployments,
+            demo_model=_demo_model(settings),
+        )
+        self._gateway_token = secrets.gateway_token
+        self._probed_project: str | None = None
+
+    def bootstrap(self) -> None:
+        """Make what a first start needs; renew the first keys when their texts were lost."""
+        made = self._bootstrap.run()
+        self._probed_project = made.project.id
+        known = self._home.read_credentials()
+        keys = made.keys
+        if keys is None and known is None:
+            keys = self._bootstrap.reissue_keys()
+            _say(f"{self._home.credentials_path} was missing: the first keys were renewed")
+        api_key = keys.api_key if keys else known.api_key if known else ""
+        admin_key = keys.admin_key if keys else known.admin_key if known else ""
+        wanted = self._credentials(made, api_key, admin_key)
+        if wanted != known:
+            self._home.write_credentials(wanted)
+
+    def serve(self, listener: socket.socket, *, drain: bool) -> int:
+        """Serve until a signal; on SIGINT and with ``drain``, stop every replica before the end."""
+        app = create_app(self._services, gateway_token=self._gateway_token, ids=self._ids)
+        server = _Server(app)
+        for loop in self._loops:
+            loop.start()
+        gc.freeze()
+        server.run(sockets=[listener])
+        for loop in self._loops:
+            loop.stop()
+        if drain and server.stopped_by == signal.SIGINT:
+            left = self._replicas.drain_all(self._settings.drain_timeout_s)
+            if left:
+                _say(f"{len(left)} replicas did not confirm their end")
+        return 0
+
+    def _loop(self, name: str, step: Callable[[], bool], interval_s: float, holder: str) -> Loop:
+        return Loop(name, step, interval_s, db=self._db, clock=self._clock, holder=holder)
+
+    def _wake(self) -> None:
+        self._replica_loop.wake()
+        self._route_loop.wake()
+
+    def _wake_routes(self) -> None:
+        self._route_loop.wake()
+
+    def _probe(self) -> str | None:
+        if self._probed_project is None:
+            return None
+        with self._db.read() as tx:
+            demo = deployments.get_for(tx, self._probed_project, DEMO_NAME)
+        return demo.id if demo else None
+
+    def _lines_of(self, replica: Replica, lines_max: int) -> Sequence[str] | None:
+        with self._db.read() as tx:
+            clusters = fleet.list_clusters(tx)
+        names = {cluster.id: cluster.name for cluster in clusters}
+        driver = self._drivers.get(names.get(replica.cluster_id, ""))
+        return driver.logs(replica.id, lines_max) if driver else None
+
+    def _credentials(self, made: Bootstrapped, api_key: str, admin_key: str) -> Credentials:
+        host = self._settings.host
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104
+        origin = f"http://{host}:{self._settings.port}"
+        return Credentials(
+            base_url=f"{origin}/v1",
+            api_key=api_key,
+            admin_key=admin_key,
+            console_url=f"{origin}/console",
+            organization=made.organization.name,
+            project=made.project.name,
+        )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn with our signals: it remembers which one asked it to stop."""
+
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=_FINISH_REQUESTS_S,
+            )
+        )
+        self.stopped_by: int | None = None
+        self._end_waits: Callable[[], None] = app.state.revision_watch.close
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+        yield
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        self.stopped_by = number
+        self.should_exit = True
+        self._end_waits()
+
+
+def _socket(settings: Settings, fd: int | None) -> socket.socket:
+    if fd is not None:
+        return socket.socket(fileno=fd)
+    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((settings.host, settings.port))
+    listener.listen()
+    return listener
+
+
+def _capacity(settings: Settings) -> Resources:
+    """Return what replicas may reserve here: as set, else memory as it is and processors shared."""
+    machine = machine_capacity()
+    shared = _CPU_OVERCOMMIT * machine.cpu_millicores
+    return Resources(
+        cpu_millicores=settings.node_cpu_millicores or shared,
+        memory_bytes=settings.node_memory_bytes or machine.memory_bytes,
+        devices=_DEVICES_MAX,
+    )
+
+
+def _demo_model(settings: Settings) -> Path | None:
+    if not settings.demo:
+        return None
+    shipped = Path(tramontane.__file__).parents[2] / _DEMO_FILE
+    chosen = settings.demo_model or shipped
+    if settings.demo_model is None and not shipped.exists():
+        _say("the demo model did not come with this installation; set demo_model to deploy one")
+        return None
+    return chosen
+
+
+def _say(text: str) -> None:
+    print(f"tramontane: {text}", flush=True)
+
+
+def _refuse(text: str, status: int) -> int:
+    print(f"tramontane: error: {text}", file=sys.stderr, flush=True)
+    return status
