@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from tramontane.domain import ids
 from tramontane.domain.catalog import Model, ModelVersion, WeightsFormat
-from tramontane.domain.deployment import Deployment, DeploymentSpec
+from tramontane.domain.deployment import Deployment, DeploymentSpec, DeploymentStatus
 from tramontane.domain.event import Event
 from tramontane.domain.fleet import Cluster, ClusterStatus, Device, Node, NodeStatus
 from tramontane.domain.launch import LaunchSpec, LoadProbe
@@ -130,6 +131,11 @@ def deployment(number: int, **changes: Any) -> Deployment:
         "created_at_ms": NOW_MS + number,
     } | changes
     return Deployment(id=make_id("dep", number), **fields)
+
+
+def gone(seen: Deployment) -> Deployment:
+    """Return the deployment deleted and fully stopped."""
+    return replace(seen, deleted_at_ms=NOW_MS, status=DeploymentStatus.STOPPED)
 
 
 LAUNCH = LaunchSpec(

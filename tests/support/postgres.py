@@ -57,18 +57,17 @@ class PostgresServer:
         return f"postgresql://{SUPERUSER}@127.0.0.1:{self.port}/{name}"
 
     @contextmanager
-    def database(self, template: str = "template0") -> Iterator[str]:
-        """Make a database like ``template``, yield its URL, and drop it."""
+    def database(self) -> Iterator[str]:
+        """Make an empty database, yield its URL, and drop it."""
         name = f"test_{next(self._numbers)}"
-        self.create(name, template)
+        self.create(name)
         try:
             yield self.url(name)
         finally:
             self._run(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
-    def create(self, name: str, template: str = "template0") -> None:
-        command = "CREATE DATABASE {} TEMPLATE {}"
-        self._run(sql.SQL(command).format(sql.Identifier(name), sql.Identifier(template)))
+    def create(self, name: str) -> None:
+        self._run(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
 
     def _run(self, command: sql.Composed) -> None:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:

@@ -83,7 +83,7 @@ class Limits:
     connect_timeout_s: int = 5
     connections_kept: int = 2
     connections_max: int = 10
-    connection_wait_s: int = 10
+    connection_wait_ms: int = 10_000
 
 
 LIMITS: Final = Limits()
@@ -144,7 +144,7 @@ class Database:
             poolclass=QueuePool,
             pool_size=limits.connections_kept,
             max_overflow=limits.connections_max - limits.connections_kept,
-            pool_timeout=limits.connection_wait_s,
+            pool_timeout=limits.connection_wait_ms / 1000,
             pool_use_lifo=True,
             pool_pre_ping=self._is_postgresql,
         )
