@@ -113,7 +113,7 @@ def read_index(data: bytes) -> frozenset[str]:
     if not isinstance(mapping, dict):
         msg = "model.safetensors.index.json holds no weight_map"
         raise MalformedWeightsError(msg)
-    files = set(cast("dict[str, Any]", mapping).values())
+    files = list(cast("dict[str, Any]", mapping).values())
     if not all(isinstance(name, str) for name in files):
         msg = "the weight_map of model.safetensors.index.json holds something that is no file name"
         raise MalformedWeightsError(msg)
