@@ -1,0 +1,1 @@
+"""What runs: one pure recipe per engine, from a deployment's spec to the process to start."""

@@ -1,0 +1,205 @@
+"""vLLM: safetensors weights on devices, in a Python environment of its own.
+
+The command line follows vLLM 0.33. Its interpreter comes from the operator and never from a
+tenant; weights are only read as safetensors, and code from model folders is never run. vLLM asks
+for its key under ``/v1`` only (its security guide says so), so its port must be reachable by
+gateways alone.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from tramontane.domain.catalog import ModelVersion, WeightsFormat
+from tramontane.domain.deployment import DeploymentSpec
+from tramontane.domain.launch import HOST, PORT, PYTHON, SECRET_ENV, LaunchSpec, LoadProbe
+from tramontane.domain.refusal import Code, Refusal
+from tramontane.domain.resources import Resources
+from tramontane.engines import rules
+from tramontane.engines.options import (
+    SWITCH,
+    ChoiceOption,
+    IntegerOption,
+    Option,
+    ShareOption,
+    check_options,
+    options_of,
+)
+
+# Names that vLLM registers itself (vllm/tool_parsers and vllm/reasoning).
+TOOL_CALL_PARSERS: Final = (
+    *("apertus", "cohere_command3", "deepseek_v3", "deepseek_v31", "deepseek_v32", "gemma4"),
+    *("glm45", "granite", "granite4", "hermes", "kimi_k2", "llama3_json", "llama4_pythonic"),
+    *("minimax_m2", "mistral", "olmo3", "openai", "phi4_mini_json", "pythonic", "qwen3_coder"),
+    *("qwen3_xml", "xlam"),
+)
+REASONING_PARSERS: Final = (
+    *("deepseek_r1", "deepseek_v3", "gemma4", "glm45", "granite", "kimi_k2", "minimax_m2"),
+    *("mistral", "olmo3", "openai_gptoss", "qwen3"),
+)
+OPTIONS: Final[tuple[Option, ...]] = (
+    ChoiceOption("dtype", ("auto", "bfloat16", "float16", "float32")),
+    ChoiceOption("enable_prefix_caching", SWITCH),
+    ChoiceOption("enforce_eager", SWITCH),
+    ShareOption("gpu_memory_utilization", 100, 980),
+    ChoiceOption("kv_cache_dtype", ("auto", "fp8")),
+    IntegerOption("max_num_batched_tokens", 256, 1_048_576),
+    ChoiceOption("mode", ("auto", "chat", "embeddings")),
+    IntegerOption("pipeline_parallel_size", 1, 64),
+    ChoiceOption("quantization", ("fp8",)),
+    ChoiceOption("reasoning_parser", REASONING_PARSERS),
+    IntegerOption("tensor_parallel_size", 1, 64),
+    ChoiceOption("tool_call_parser", TOOL_CALL_PARSERS),
+)
+# Options that are handed on under their own name, when they are given.
+_PLAIN: Final = (
+    "kv_cache_dtype",
+    "max_num_batched_tokens",
+    "pipeline_parallel_size",
+    "quantization",
+    "reasoning_parser",
+)
+_RUNNERS: Final = {"auto": "auto", "chat": "generate", "embeddings": "pooling"}
+PARALLEL_MAX: Final = 1_024  # vLLM's own default on its largest devices
+
+# Host memory: the API server, the engine core and a worker per device hold 1 to 2 GiB each after
+# importing torch and starting CUDA; weights pass through the page cache.
+HOST_BYTES: Final = 4 * rules.GIBIBYTE
+HOST_BYTES_PER_DEVICE: Final = 3 * rules.GIBIBYTE
+MILLICORES_BASE: Final = 1_000
+MILLICORES_PER_DEVICE: Final = 2_000  # a worker spins while it waits, the tokenizer needs the rest
+CPU_MILLICORES: Final = 2_000  # without devices
+
+READY_S_MIN: Final = 1_800  # compiling and capturing graphs takes minutes
+READY_S_MAX: Final = 7_200
+LOAD_BYTES_PER_S: Final = 200 * rules.MEBIBYTE  # hundreds of GiB lie on fast disks, or wait
+DRAIN_S: Final = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Vllm:
+    """The recipe. ``python`` is the interpreter of vLLM's own environment on the nodes."""
+
+    python: str = PYTHON
+    name: str = "vllm"
+
+    def check(self, spec: DeploymentSpec, version: ModelVersion) -> Refusal | None:
+        """Return why vLLM cannot serve this, or None."""
+        return (
+            rules.check_format(self.name, WeightsFormat.SAFETENSORS, version)
+            or rules.check_path(version)
+            or check_options(self.name, OPTIONS, spec.engine_options)
+            or rules.check_sizes(spec, version, PARALLEL_MAX)
+            or rules.check_memory(spec, rules.GIBIBYTE, "what the server itself takes")
+            or _check_devices(spec)
+        )
+
+    def resources(self, spec: DeploymentSpec, version: ModelVersion) -> Resources:
+        """Return the devices and the host's part; without devices, the host holds the weights."""
+        rules.must_pass(self.check(spec, version))
+        if spec.devices:
+            memory = HOST_BYTES + spec.devices * HOST_BYTES_PER_DEVICE
+            millicores = MILLICORES_BASE + spec.devices * MILLICORES_PER_DEVICE
+        else:
+            kv_bytes = _cpu_kv_gibibytes(spec, version) * rules.GIBIBYTE
+            memory = HOST_BYTES + version.size_bytes * 11 // 10 + kv_bytes
+            millicores = CPU_MILLICORES
+        return Resources(
+            cpu_millicores=spec.cpu_millicores or millicores,
+            memory_bytes=spec.memory_bytes or memory,
+            devices=spec.devices,
+        )
+
+    def launch(
+        self,
+        spec: DeploymentSpec,
+        version: ModelVersion,
+        *,
+        served_name: str,
+        secret: str,
+        device_indexes: tuple[int, ...],
+    ) -> LaunchSpec:
+        """Return the command line of vLLM's server for the OpenAI protocol."""
+        argv = (
+            *(self.python, "-m", "vllm.entrypoints.openai.api_server"),
+            *("--model", version.path),
+            *("--served-model-name", served_name),
+            *("--host", HOST),
+            *("--port", PORT),
+            *("--load-format", "safetensors"),
+            *("--max-model-len", str(spec.context_length)),
+            *("--max-num-seqs", str(spec.parallel)),
+            *_option_words(spec),
+            *("--allowed-origins", "[]"),
+            "--disable-fastapi-docs",
+            "--disable-uvicorn-access-log",
+        )
+        env = (
+            (SECRET_ENV, secret),
+            ("VLLM_API_KEY", secret),
+            ("HF_HUB_OFFLINE", "1"),
+            ("TRANSFORMERS_OFFLINE", "1"),
+            ("VLLM_NO_USAGE_STATS", "1"),
+            ("DO_NOT_TRACK", "1"),
+            ("PYTHONSAFEPATH", "1"),  # import nothing from the run directory
+        )
+        if not spec.devices:
+            env = (*env, ("VLLM_CPU_KVCACHE_SPACE", str(_cpu_kv_gibibytes(spec, version))))
+        ready_s = READY_S_MIN + version.size_bytes // LOAD_BYTES_PER_S
+        return LaunchSpec(
+            argv=argv,
+            env=env,
+            resources=self.resources(spec, version),
+            health_path="/health",
+            load=LoadProbe("/metrics", "vllm:num_requests_running", "vllm:num_requests_waiting"),
+            ready_timeout_s=min(READY_S_MAX, ready_s),
+            drain_timeout_s=DRAIN_S,
+            device_indexes=device_indexes,
+        )
+
+
+def _option_words(spec: DeploymentSpec) -> tuple[str, ...]:
+    options = options_of(spec.engine_options)
+    words = ["--tensor-parallel-size", str(_tensor_parallel(spec))]
+    if spec.devices:
+        words += ["--gpu-memory-utilization", options.get("gpu_memory_utilization", "0.9")]
+    words += ["--dtype", options.get("dtype", "auto" if spec.devices else "bfloat16")]
+    if "mode" in options:
+        words += ["--runner", _RUNNERS[options["mode"]]]
+    for name in _PLAIN:
+        if name in options:
+            words += [f"--{name.replace('_', '-')}", options[name]]
+    if options.get("enable_prefix_caching") == "false":
+        words.append("--no-enable-prefix-caching")
+    if options.get("enforce_eager", "false" if spec.devices else "true") == "true":
+        words.append("--enforce-eager")
+    if "tool_call_parser" in options:
+        words += ["--enable-auto-tool-choice", "--tool-call-parser", options["tool_call_parser"]]
+    return tuple(words)
+
+
+def _tensor_parallel(spec: DeploymentSpec) -> int:
+    """Return the parts of each layer: as asked, else one per device of a pipeline's stage."""
+    options = options_of(spec.engine_options)
+    stages = int(options.get("pipeline_parallel_size", "1"))
+    return int(options.get("tensor_parallel_size", str(max(1, spec.devices // stages))))
+
+
+def _check_devices(spec: DeploymentSpec) -> Refusal | None:
+    if spec.devices < 0:
+        message = f"devices is {spec.devices}: expected 0 or more"
+        return Refusal(Code.INVALID_VALUE, message, "devices")
+    stages = int(options_of(spec.engine_options).get("pipeline_parallel_size", "1"))
+    needed = _tensor_parallel(spec) * stages
+    if needed != max(1, spec.devices):
+        message = (
+            f"devices is {spec.devices} and tensor_parallel_size x pipeline_parallel_size is "
+            f"{needed}: expected the same number"
+        )
+        return Refusal(Code.INVALID_VALUE, message, "devices")
+    return None
+
+
+def _cpu_kv_gibibytes(spec: DeploymentSpec, version: ModelVersion) -> int:
+    """Return the memory for keys and values without devices, in whole GiB as vLLM wants it."""
+    wanted = spec.context_length * spec.parallel * rules.kv_bytes_per_token(version)
+    return -(-wanted // rules.GIBIBYTE)
