@@ -61,7 +61,7 @@ def test_one_line_is_one_printable_line(value: str) -> None:
 
 
 @given(
-    st.lists(st.lists(st.text("ab ", max_size=40), min_size=4, max_size=4), min_size=1),
+    st.lists(st.lists(st.text("ab", min_size=1, max_size=40), min_size=4, max_size=4), min_size=1),
     st.integers(20, 200),
 )
 def test_a_table_fits_unless_its_columns_would_vanish(rows: list[list[str]], width: int) -> None:
@@ -69,7 +69,7 @@ def test_a_table_fits_unless_its_columns_would_vanish(rows: list[list[str]], wid
     assert len(lines) == len(rows)
     assert max(map(len, lines)) <= max(width, 4 * 8 + 3 * 2)
     whole = list(table(rows, None))
-    if max(map(len, whole)) <= width and not any(row[-1].endswith(" ") for row in rows):
+    if max(map(len, whole)) <= width:
         assert lines == whole
 
 

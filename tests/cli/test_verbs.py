@@ -1,6 +1,7 @@
 """Each verb: what it asks the API for, and what it prints of the answer."""
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -39,12 +40,13 @@ SENT: list[Sent] = [
     ("projects archive web --yes", "DELETE", "/projects/web", {}, None),
     ("api-keys list --project web", "GET", "/api-keys", {"project": "web", "limit": "100"}, None),
     (
-        "api-keys create ci --role operator --expires-at-ms 5 --project web",
+        "api-keys create ci --role operator --project web",
         "POST",
         "/api-keys",
         {},
-        {"name": "ci", "role": "operator", "expires_at_ms": 5, "project": "web"},
+        {"name": "ci", "role": "operator", "project": "web"},
     ),
+    ("api-keys get key_1", "GET", "/api-keys/key_1", {}, None),
     ("api-keys revoke key_1 -y", "DELETE", "/api-keys/key_1", {}, None),
     ("models list", "GET", "/models", {"limit": "100"}, None),
     ("models get m", "GET", "/models/m", {}, None),
@@ -108,12 +110,12 @@ SENT: list[Sent] = [
     ),
     ("replicas get rep_1", "GET", "/replicas/rep_1", {}, None),
     ("clusters list", "GET", "/clusters", {"limit": "100"}, None),
-    ("nodes list", "GET", "/nodes", {"limit": "100"}, None),
+    ("nodes list --cluster c", "GET", "/nodes", {"cluster": "c", "limit": "100"}, None),
     (
         "usage totals --from 1970-01-02 --to 1970-01-02T01:00:00+01:00 --group-by hour",
         "GET",
         "/usage",
-        {"from_ms": "86400000", "to_ms": "86400000", "group_by": "hour"},
+        {"from_ms": "86400000", "to_ms": "86400000", "group_by": "hour", "limit": "100"},
         None,
     ),
     (
@@ -260,6 +262,14 @@ def test_events_are_told_oldest_first(serve: Serve, against: Against) -> None:
             "replicas",
             "ready after 2 s",
         ]
+
+
+def test_a_key_can_end(serve: Serve, against: Against) -> None:
+    stub = serve(ANY)
+    before_ms = time.time_ns() // 1_000_000
+    against(stub)("api-keys", "create", "ci", "--expires-in-days", "30")
+    later_ms = stub.requests[0].body["expires_at_ms"] - 30 * 86_400_000
+    assert before_ms <= later_ms <= time.time_ns() // 1_000_000
 
 
 def test_the_text_of_a_key_is_printed_once_with_a_warning(serve: Serve, against: Against) -> None:

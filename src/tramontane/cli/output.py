@@ -82,10 +82,10 @@ def print_list(
         print(f"the first {len(items)}; there are more: raise --limit", file=sys.stderr)
 
 
-def listed(value: object) -> dict[str, Any]:
+def listed(value: object, *, has_more: bool = False) -> dict[str, Any]:
     """Return a list inside an object in the form that `print_list` takes."""
     items = value if isinstance(value, list) else []
-    return {"data": [item for item in items if isinstance(item, dict)]}
+    return {"data": [item for item in items if isinstance(item, dict)], "has_more": has_more}
 
 
 def print_item(item: dict[str, Any], *, as_json: bool) -> None:

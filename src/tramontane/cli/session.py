@@ -9,7 +9,7 @@ from tramontane.runtime.home import Home
 from tramontane.runtime.settings import SettingsError, load
 from tramontane.wire.client import CloudClient
 
-TIMEOUT_S: Final = 60.0  # import of a model reads all of its weights before the server answers
+TIMEOUT_S: Final = 30.0  # the server answers at once; slower is an outage
 _NEXT: Final = "run `tramontane up` first, or give --base-url and --api-key"
 
 

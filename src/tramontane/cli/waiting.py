@@ -76,7 +76,7 @@ def _look(client: CloudClient, deployment_id: str, before: dict[str, Any]) -> di
 
 
 def _is_served(seen: dict[str, Any]) -> bool:
-    if seen.get("status") == "gone":
+    if seen.get("status") == "gone" or seen.get("deleted_at_ms") is not None:
         msg = f"{seen.get('name')} was deleted meanwhile; `tramontane story {seen.get('id')}` tells"
         raise CommandError(msg, ExitCode.NOT_FOUND)
     reached = seen.get("observed_generation") == seen.get("generation")

@@ -114,9 +114,19 @@ class CloudClient:
             pause_s *= 2
         return self._call("GET", url)
 
-    def post(self, path: str, body: Mapping[str, object], query: Query | None = None) -> Json:
-        """Send ``body`` to ``path`` and return the reply; never repeated."""
-        return self._call("POST", self._url(_MANAGEMENT + path, query), body)
+    def post(
+        self,
+        path: str,
+        body: Mapping[str, object],
+        query: Query | None = None,
+        *,
+        timeout_s: float | None = None,
+    ) -> Json:
+        """Send ``body`` to ``path`` and return the reply; never repeated.
+
+        ``timeout_s`` is for what takes the server longer than the client's own timeout.
+        """
+        return self._call("POST", self._url(_MANAGEMENT + path, query), body, timeout_s)
 
     def patch(self, path: str, body: Mapping[str, object], query: Query | None = None) -> Json:
         """Change what is at ``path`` and return the reply; never repeated."""
@@ -186,15 +196,23 @@ class CloudClient:
             request.add_header("Content-Type", "application/json")
         return request
 
-    def _open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+    def _open(
+        self, request: urllib.request.Request, timeout_s: float | None = None
+    ) -> http.client.HTTPResponse:
         try:
-            return self._opener.open(request, timeout=self._timeout_s)
+            return self._opener.open(request, timeout=timeout_s or self._timeout_s)
         except (OSError, http.client.HTTPException) as error:
             msg = f"cannot reach {self.origin}: {_reason(error)}"
             raise UnreachableError(msg) from error
 
-    def _call(self, method: str, url: str, body: Mapping[str, object] | None = None) -> Json:
-        with self._open(self._request(method, url, body)) as response:
+    def _call(
+        self,
+        method: str,
+        url: str,
+        body: Mapping[str, object] | None = None,
+        timeout_s: float | None = None,
+    ) -> Json:
+        with self._open(self._request(method, url, body), timeout_s) as response:
             reply = _read(self.origin, response)
         if not 200 <= reply.status < 300:
             raise _api_error(self.origin, reply)

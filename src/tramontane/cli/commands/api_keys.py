@@ -9,6 +9,7 @@ import typer
 from tramontane.cli.output import Column, moment, print_item, print_list
 from tramontane.cli.session import Session
 from tramontane.cli.verbs import LIMIT, InProject, Limit, Yes, confirm, noun, verb
+from tramontane.runtime.clock import SystemClock
 from tramontane.wire.client import segment
 
 _COLUMNS: Final = (
@@ -21,6 +22,8 @@ _COLUMNS: Final = (
     Column("EXPIRES", "expires_at_ms", moment),
     Column("REVOKED", "revoked_at_ms", moment),
 )
+
+_DAY_MS: Final = 86_400_000
 
 
 class KeyRole(StrEnum):
@@ -41,19 +44,30 @@ def list_(session: Session, project: InProject = None, limit: Limit = LIMIT) -> 
     print_list(listing, _COLUMNS, empty=empty, as_json=session.as_json)
 
 
+@verb(app, "get")
+def get(
+    session: Session,
+    api_key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="key_… from the list.")],
+) -> None:
+    """Show one key, without its text."""
+    found = session.client.get(f"/api-keys/{segment(api_key_id)}")
+    print_item(found, as_json=session.as_json)
+
+
 @verb(app, "create")
 def create(
     session: Session,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What the key is for.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the key is for, a DNS label.")],
     role: Annotated[KeyRole, typer.Option(help="What the key may do.")] = KeyRole.MEMBER,
-    expires_at_ms: Annotated[
+    expires_in_days: Annotated[
         int | None,
-        typer.Option(metavar="MS", min=1, help="When it ends: milliseconds since 1970-01-01 UTC."),
+        typer.Option("--expires-in-days", metavar="N", min=1, max=36_500, help="Else: never."),
     ] = None,
     project: InProject = None,
 ) -> None:
     """Create a key and print its text, which is shown this once only."""
-    given = {"role": str(role), "expires_at_ms": expires_at_ms, "project": project}
+    ends_at_ms = expires_in_days and SystemClock().now_ms() + expires_in_days * _DAY_MS
+    given = {"role": str(role), "expires_at_ms": ends_at_ms, "project": project}
     body: dict[str, object] = {"name": name}
     body |= {field: value for field, value in given.items() if value is not None}
     print_item(session.client.post("/api-keys", body), as_json=session.as_json)

@@ -1,7 +1,7 @@
 """``tramontane models``: the catalogue."""
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -18,6 +18,8 @@ from tramontane.cli.output import (
 from tramontane.cli.session import Session
 from tramontane.cli.verbs import LIMIT, Limit, Yes, confirm, noun, verb
 from tramontane.wire.client import segment
+
+_IMPORT_TIMEOUT_S: Final = 3_600.0  # all weights are read and hashed before the server answers
 
 _VERSION_FIELDS: Final = (
     ("VERSION", "number", text),
@@ -55,20 +57,13 @@ def list_(session: Session, limit: Limit = LIMIT) -> None:
 @verb(app, "get")
 def get(session: Session, model: Reference) -> None:
     """Show one model and its versions."""
-    found = session.client.get(f"/models/{segment(model)}")
-    if session.as_json:
-        print_json(found)
-        return
-    told = {name: value for name, value in found.items() if name not in {"latest", "versions"}}
-    print_item(told, as_json=False)
-    print()
-    print_list(listed(found.get("versions")), _VERSIONS, empty="no versions", as_json=False)
+    _print_model(session.client.get(f"/models/{segment(model)}"), session)
 
 
 @verb(app, "import")
 def import_(
     session: Session,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A DNS label: a-z, 0-9 and hyphens.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as Mistral-7B-v0.3.")],
     path: Annotated[
         Path,
         typer.Argument(metavar="PATH", help="GGUF file or safetensors folder, on the server."),
@@ -84,7 +79,8 @@ def import_(
     """Import weights into the catalogue, a new version if the model exists; for operators."""
     body: dict[str, object] = {"name": name, "path": str(path.absolute())}
     body |= {k: v for k, v in {"digest": digest, "licence": licence}.items() if v is not None}
-    print_item(session.client.post("/models", body), as_json=session.as_json)
+    imported = session.client.post("/models", body, timeout_s=_IMPORT_TIMEOUT_S)
+    _print_model(imported, session)
 
 
 @verb(app, "delete")
@@ -92,3 +88,13 @@ def delete(session: Session, model: Reference, yes: Yes = False) -> None:
     """Take a model out of the catalogue; its files stay. Refused while a deployment uses it."""
     confirm(f"Delete model {model} from the catalogue?", yes=yes)
     print_item(session.client.delete(f"/models/{segment(model)}"), as_json=session.as_json)
+
+
+def _print_model(model: dict[str, Any], session: Session) -> None:
+    if session.as_json:
+        print_json(model)
+        return
+    told = {name: value for name, value in model.items() if name not in {"latest", "versions"}}
+    print_item(told, as_json=False)
+    print()
+    print_list(listed(model.get("versions")), _VERSIONS, empty="no versions", as_json=False)

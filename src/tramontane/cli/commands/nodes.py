@@ -1,6 +1,8 @@
 """``tramontane nodes``: machines and the devices on them."""
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+import typer
 
 from tramontane.cli.output import Column, moment, print_list, size, text
 from tramontane.cli.session import Session
@@ -31,8 +33,15 @@ app = noun("Nodes: machines, and what replicas may use of them.")
 
 
 @verb(app, "list")
-def list_(session: Session, limit: Limit = LIMIT) -> None:
+def list_(
+    session: Session,
+    cluster: Annotated[
+        str | None,
+        typer.Option("--cluster", metavar="CLUSTER", help="Those of one only; name or id."),
+    ] = None,
+    limit: Limit = LIMIT,
+) -> None:
     """List nodes with their capacity and devices; for operators."""
-    listing = session.client.list_all("/nodes", limit=limit)
+    listing = session.client.list_all("/nodes", {"cluster": cluster}, limit=limit)
     empty = "no nodes yet; `tramontane clusters list` says whether a driver answers"
     print_list(listing, _COLUMNS, empty=empty, as_json=session.as_json)

@@ -57,6 +57,6 @@ def create(
 
 @verb(app, "archive")
 def archive(session: Session, project: Reference, yes: Yes = False) -> None:
-    """Archive a project: its keys stop working and its deployments stop; for operators."""
+    """Archive a project without deployments: its keys stop working; for operators."""
     confirm(f"Archive project {project}? Its keys stop working.", yes=yes)
     print_item(session.client.delete(f"/projects/{segment(project)}"), as_json=session.as_json)

@@ -50,6 +50,7 @@ app = noun("Usage: what requests used, one event each, and sums over them.")
 @verb(app, "totals")
 def totals(
     session: Session,
+    *,
     since: Annotated[
         str | None,
         typer.Option("--from", metavar="TIME", help="Such as 2026-11-22 or 2026-11-22T08:00Z."),
@@ -61,6 +62,7 @@ def totals(
         Group, typer.Option("--group-by", help="What each line stands for.")
     ] = Group.MODEL,
     project: InProject = None,
+    limit: Limit = LIMIT,
 ) -> None:
     """Print sums of requests and tokens, by the hour and exact to the last event."""
     query = {
@@ -68,12 +70,13 @@ def totals(
         "to_ms": _milliseconds("--to", until),
         "group_by": group_by,
         "project": project,
+        "limit": limit,
     }
     found = session.client.get("/usage", query)
     if session.as_json:
         print_json(found)
         return
-    sums = listed(found.get("data"))
+    sums = listed(found.get("data"), has_more=bool(found.get("has_more")))
     columns = [column for column in _TOTALS if column.field not in _keys_without_value(sums)]
     empty = "nothing was used in that time; `tramontane chat DEPLOYMENT` uses something"
     print_list(sums, columns, empty=empty, as_json=False)
