@@ -122,11 +122,11 @@ class FakeDriver:
         """Return the nodes and every process, or that the cluster does not answer."""
         with self._lock:
             self._catch_up()
-            silence = next(self._active(Silence), None)
+            silence = next(self.active(Silence), None)
             if silence is not None:
                 return Unreachable(silence.reason)
-            lost = {fault.node_name for fault in self._active(LoseNode)}
-            late = max((fault.by_ms for fault in self._active(LateReports)), default=0)
+            lost = {fault.node_name for fault in self.active(LoseNode)}
+            late = max((fault.by_ms for fault in self.active(LateReports)), default=0)
             nodes = [
                 NodeObservation(n.name, n.capacity, n.devices, n.name in lost, n.is_drained)
                 for n in self._nodes.values()
@@ -173,6 +173,28 @@ class FakeDriver:
         with self._lock:
             self._catch_up()
             self._faults.clear()
+            now_ms = self._clock.now_ms()
+            for process in list(self._processes.values()):
+                is_to_come = process.ended_at_ms is not None and process.ended_at_ms > now_ms
+                if is_to_come and process.drained_from_ms is None:
+                    healed = replace(process, ended_at_ms=None, reason=None)
+                    self._processes[process.replica_id] = healed
+
+    def active(self, kind: type[_T]) -> Iterator[_T]:
+        """Yield the timed faults of one kind that are at work now."""
+        return (fault for fault in self.begun(kind) if self.elapsed_ms < fault.until_ms)
+
+    def begun(self, kind: type[_T]) -> Iterator[_T]:
+        """Yield the timed faults of one kind that are at work now or have been."""
+        elapsed_ms = self.elapsed_ms
+        for fault in self._faults:
+            if isinstance(fault, kind) and fault.at_ms <= elapsed_ms:
+                yield fault
+
+    @property
+    def node_names(self) -> tuple[str, ...]:
+        """Return the names of the nodes."""
+        return tuple(self._nodes)
 
     @property
     def next_call(self) -> int:
@@ -251,9 +273,9 @@ class FakeDriver:
         with self._lock:
             self._catch_up()
             self._calls += 1
-            if any(self._active(Silence)):
+            if any(self.active(Silence)):
                 raise DriverUnavailableError("the cluster does not answer")
-            if node_name in {fault.node_name for fault in self._active(LoseNode)}:
+            if node_name in {fault.node_name for fault in self.active(LoseNode)}:
                 raise DriverUnavailableError(f"node {node_name} does not answer")
             fault = self._call_fault()
             if not isinstance(fault, (DropCall, DelayCall)):
@@ -302,14 +324,8 @@ class FakeDriver:
         self._late = [call for call in self._late if call[0] > now_ms]
         for _, carry_out in sorted(due, key=lambda call: call[0]):
             carry_out()
-        for fault in self._active(LoseNode):
+        for fault in self.active(LoseNode):
             if fault.is_fatal:
                 for process in list(self._processes.values()):
                     if process.node_name == fault.node_name:
                         del self._processes[process.replica_id]
-
-    def _active(self, kind: type[_T]) -> Iterator[_T]:
-        elapsed_ms = self.elapsed_ms
-        for fault in self._faults:
-            if isinstance(fault, kind) and fault.at_ms <= elapsed_ms < fault.until_ms:
-                yield fault

@@ -23,7 +23,7 @@ from tramontane.drivers.base import Driver, DriverUnavailableError
 from tramontane.reconcilers.demands import Recipes, demand_of, read_versions
 from tramontane.runtime.clock import IdSource
 from tramontane.store import deployments, fleet, replicas, routes
-from tramontane.store.db import Database, Transaction
+from tramontane.store.db import Database, StaleError, Transaction
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,10 @@ def merge_fleet(
 
 
 def record_fleet(db: Database, rows: Rows, states: tuple[ClusterState, ...]) -> bool:
-    """Write the clusters and nodes that changed; return whether any did."""
+    """Write the clusters and nodes that changed; return whether any did.
+
+    `StaleError` when someone else wrote one since ``rows`` were read.
+    """
     clusters = {cluster.id: cluster for cluster in rows.clusters}
     nodes = {node.id: node for node in rows.nodes}
     changed_clusters = [s.cluster for s in states if clusters.get(s.cluster.id) != s.cluster]
@@ -122,6 +125,10 @@ def record_fleet(db: Database, rows: Rows, states: tuple[ClusterState, ...]) -> 
         return False
 
     def record(tx: Transaction) -> None:
+        if tuple(fleet.list_clusters(tx)) != rows.clusters:
+            raise StaleError("fleet", "clusters")
+        if tuple(fleet.list_nodes(tx)) != rows.nodes:
+            raise StaleError("fleet", "nodes")
         for cluster in changed_clusters:
             fleet.upsert_cluster(tx, cluster)
         for node in changed_nodes:

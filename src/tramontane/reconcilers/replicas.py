@@ -86,7 +86,11 @@ class ReplicaReconciler:
 
     def step(self) -> bool:
         """Make one pass; return whether anything is under way, so that the next comes soon."""
-        snapshot = self._look(record=True)
+        try:
+            snapshot = self._look(record=True)
+        except StaleError as stale:
+            log.info("looked again: %s", stale)
+            return True
         self._adopt(snapshot)
         plan = self._plan(snapshot)
         placed = self._commit(snapshot, plan)

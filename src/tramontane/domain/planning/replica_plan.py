@@ -102,9 +102,15 @@ def _observe(draft: _Draft, watch: Watch, now_ms: int) -> None:
         if changed.status is ReplicaStatus.FAILED and is_own_fault and is_current:
             failed.append(replica)
         if replica.status is ReplicaStatus.STARTING and changed.status is ReplicaStatus.READY:
-            draft.start_ms = max(1, now_ms - replica.created_at_ms)
+            draft.start_ms = _start_ms(replica, now_ms)
     draft.replicas = after
     _count_failures(draft, failed, now_ms)
+
+
+def _start_ms(replica: Replica, now_ms: int) -> int:
+    """Return how long the start took; no longer than it may, if nobody looked for a while."""
+    passed_ms = now_ms - replica.created_at_ms
+    return max(1, min(passed_ms, replica.launch.ready_timeout_s * 1_000))
 
 
 def _changed(replica: Replica, transition: Transition, now_ms: int) -> Replica:

@@ -1,7 +1,7 @@
 """How many replicas of which generation a deployment should have next: scale and rollout.
 
-A rollout replaces one replica at a time: it places at most `SURGE_MAX` above the wanted count and
-drains an old replica only when as many as wanted are ready without it. A new generation that
+A rollout replaces one replica at a time: it has at most `SURGE_MAX` above the wanted count on
+their nodes and drains an old replica only when as many as wanted are ready without it. A new generation that
 cannot start or cannot be placed therefore leaves the old one serving.
 """
 
@@ -53,7 +53,8 @@ def plan_rollout(deployment: Deployment, replicas: Sequence[Replica]) -> Rollout
     victims += _drainable(_without(old, victims), _without(active, victims), wanted)
     left = _without(active, victims)
     kept = sum(r.generation == deployment.generation for r in left)
-    surge = SURGE_MAX if len(left) > kept else 0
+    draining = len(replicas) - len(left)  # still on their nodes: they count against the surge
+    surge = max(0, SURGE_MAX - draining) if len(left) > kept else 0
     missing = min(wanted - kept, wanted + surge - len(left))
     return Rollout(tuple(victims), max(0, missing))
 

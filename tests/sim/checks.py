@@ -1,0 +1,234 @@
+"""What must hold in every simulated world, at every moment, and once the faults are over.
+
+Each check compares what the product recorded with what the fake cluster knows to be true. A
+violation names its check, so that a planted bug can be shown to be caught by the right one.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+
+from tramontane.domain.deployment import Deployment, DeploymentStatus
+from tramontane.domain.observation import Reachable, RunState
+from tramontane.domain.planning.rollout import SURGE_MAX, wanted_replicas
+from tramontane.domain.replica import Replica, ReplicaStatus
+from tramontane.domain.resources import Resources
+from tramontane.drivers.fake import FakeDriver, FakeNode, FakeProcess
+from tramontane.drivers.faults import LoseNode
+from tramontane.store import deployments, fleet, replicas, routes, usage
+from tramontane.store.db import Database
+
+FOR_EVER_MS = 1 << 60
+
+
+class ViolationError(AssertionError):
+    """Something that must never be was seen; ``check`` names the rule."""
+
+    def __init__(self, check: str, told: str) -> None:
+        super().__init__(f"{check}: {told}")
+        self.check = check
+
+
+def require(condition: bool, check: str, told: str) -> None:
+    if not condition:
+        raise ViolationError(check, told)
+
+
+class Checks:
+    """Looks at a world from outside: the database through its own reads, the clusters directly."""
+
+    def __init__(
+        self, db: Database, drivers: Mapping[str, FakeDriver], nodes: Mapping[str, list[FakeNode]]
+    ) -> None:
+        self._db = db
+        self._drivers = drivers
+        self._nodes = nodes
+        self._ended: set[str] = set()
+        self._known: set[str] = set()
+        self._ready: dict[str, int] = {}
+        self._active: dict[str, int] = {}
+        self._lost_nodes: set[str] = set()
+
+    def before_ensure(self, replica_id: str) -> None:
+        """Only what is recorded, and not recorded as ended, is ever started."""
+        with self._db.read() as tx:
+            row = replicas.get_for(tx, None, replica_id)
+        recorded = row is not None and row.holds_capacity
+        require(recorded, "intent first", f"{replica_id} is started without a record")
+
+    def before_stop(self, replica_id: str) -> None:
+        """A replica that drains is no longer in the published routes."""
+        with self._db.read() as tx:
+            row = replicas.get_for(tx, None, replica_id)
+            table = routes.current(tx)
+        routed = {r.id for route in (table.routes if table else ()) for r in route.replicas}
+        if row is not None and row.status is ReplicaStatus.STOPPING:
+            told = f"{replica_id} is stopped while requests are sent to it"
+            require(replica_id not in routed, "routes first", told)
+
+    def always(self, now_ms: int) -> None:
+        """Check what holds at every moment."""
+        with self._db.read() as tx:
+            holding = replicas.list_holding(tx)
+        self._never_twice()
+        self._within_capacity(holding)
+        self._processes_within_capacity(now_ms)
+        self._no_end_before_the_end(holding, now_ms)
+
+    def after_clean_pass(self, now_ms: int) -> None:
+        """Check what holds after a pass of all reconcilers that nothing interrupted."""
+        with self._db.read() as tx:
+            live = deployments.list_live(tx)
+            holding = replicas.list_holding(tx)
+            table = routes.current(tx)
+        self._no_dead_routes(
+            {r.id for route in (table.routes if table else ()) for r in route.replicas}
+        )
+        for deployment in live:
+            active = [
+                r
+                for r in holding
+                if r.deployment_id == deployment.id and r.status is not ReplicaStatus.STOPPING
+            ]
+            wanted = wanted_replicas(deployment)
+            most = max(wanted + SURGE_MAX, self._active.get(deployment.id, 0))
+            told = f"{deployment.name} has {len(active)} replicas, wants {wanted}"
+            require(len(active) <= most, "no double placement", told)
+            self._active[deployment.id] = len(active)
+
+    def calm(self, now_ms: int) -> None:
+        """Without faults, a change never takes away a ready replica that is wanted."""
+        with self._db.read() as tx:
+            live = deployments.list_live(tx)
+            table = routes.current(tx)
+        serving = {
+            route.deployment_id: len(route.replicas) for route in (table.routes if table else ())
+        }
+        for deployment in live:
+            ready = serving.get(deployment.id, 0)
+            floor = min(self._ready.get(deployment.id, 0), wanted_replicas(deployment))
+            told = f"{deployment.name} serves with {ready}, had {floor} of what is wanted"
+            require(ready >= floor, "never below wanted", told)
+            self._ready[deployment.id] = ready
+
+    def usage_is_exact(self, sent: int, tokens: int) -> None:
+        """Every request that was reported is counted once."""
+        with self._db.read() as tx:
+            sums = usage.totals(tx, None, from_ms=0, to_ms=FOR_EVER_MS, group_by=())
+        counted = sum(total.requests for total in sums)
+        summed = sum(total.prompt_tokens + total.completion_tokens for total in sums)
+        told = f"{counted} requests and {summed} tokens are counted of {sent} and {tokens}"
+        require((counted, summed) == (sent, tokens), "counted once", told)
+
+    def unsettled(self, now_ms: int) -> str | None:
+        """Return what has not converged yet, or None when everything is as wanted."""
+        with self._db.read() as tx:
+            live = deployments.list_live(tx)
+            holding = replicas.list_holding(tx)
+        for deployment in live:
+            mine = [r for r in holding if r.deployment_id == deployment.id]
+            told = self._unsettled_one(deployment, mine, holding)
+            if told is not None:
+                return f"{deployment.name}: {told}"
+        owned = {r.id for r in holding}
+        orphans = [p.replica_id for p in self._alive(now_ms) if p.replica_id not in owned]
+        return f"orphans {orphans} live on" if orphans else None
+
+    def _never_twice(self) -> None:
+        starts: Counter[str] = sum((d.starts for d in self._drivers.values()), Counter())
+        twice = [replica_id for replica_id, count in starts.items() if count > 1]
+        require(not twice, "started once", f"{twice} were started more than once")
+
+    def _within_capacity(self, holding: list[Replica]) -> None:
+        with self._db.read() as tx:
+            nodes = {node.id: node for node in fleet.list_nodes(tx)}
+        by_node: dict[str, list[Replica]] = defaultdict(list)
+        for replica in holding:
+            by_node[replica.node_id].append(replica)
+        for node_id, there in by_node.items():
+            node = nodes[node_id]
+            launches = [replica.launch for replica in there]
+            need = sum((launch.resources for launch in launches), Resources())
+            indexes = [index for launch in launches for index in launch.device_indexes]
+            known = {device.index for device in node.devices}
+            told = f"{node.name} holds {need}, devices {indexes}, and has {node.capacity}"
+            fits = need.fits_in(node.capacity)
+            require(fits and len(indexes) == len(set(indexes)), "within capacity", told)
+            require(set(indexes) <= known, "within capacity", told)
+
+    def _processes_within_capacity(self, now_ms: int) -> None:
+        by_node: dict[tuple[str, str], list[FakeProcess]] = defaultdict(list)
+        for cluster, driver in self._drivers.items():
+            for process in driver.processes():
+                if process.state_at(now_ms) is not RunState.EXITED:
+                    by_node[cluster, process.node_name].append(process)
+        for (cluster, node_name), there in by_node.items():
+            node = next(n for n in self._nodes[cluster] if n.name == node_name)
+            need = sum((p.launch.resources for p in there), Resources())
+            indexes = [index for p in there for index in p.launch.device_indexes]
+            told = f"{node_name} runs {need}, devices {indexes}, and has {node.capacity}"
+            fits = need.fits_in(node.capacity) and len(indexes) == len(set(indexes))
+            require(fits, "machines not oversubscribed", told)
+
+    def _no_end_before_the_end(self, holding: list[Replica], now_ms: int) -> None:
+        """A replica is recorded as ended only when its process is: silence is no end."""
+        for driver in self._drivers.values():
+            self._lost_nodes |= {f.node_name for f in driver.begun(LoseNode)}
+        current = {r.id for r in holding}
+        gone = self._known - current - self._ended
+        self._known |= current
+        alive = {p.replica_id: p for p in self._alive(now_ms)}
+        for replica_id in gone:
+            self._ended.add(replica_id)
+            with self._db.read() as tx:
+                row = replicas.get_for(tx, None, replica_id)
+            process = alive.get(replica_id)
+            if row is None or process is None or process.node_name in self._lost_nodes:
+                continue
+            if process.started_at_ms >= row.changed_at_ms:
+                continue  # a call that was carried out late made an orphan
+            is_failed = row.status is ReplicaStatus.FAILED
+            check = "unknown is not gone" if is_failed else "freed when ended"
+            require(False, check, f"{replica_id} is {row.status} and still runs: {row.reason}")
+
+    def _no_dead_routes(self, routed: set[str]) -> None:
+        for driver in self._drivers.values():
+            view = driver.view()
+            if isinstance(view, Reachable):
+                ended = {o.replica_id for o in view.observations if o.run_state is RunState.EXITED}
+                told = f"{sorted(routed & ended)} are routed and have ended"
+                require(not routed & ended, "no route to the dead", told)
+
+    def _alive(self, now_ms: int) -> list[FakeProcess]:
+        return [
+            process
+            for driver in self._drivers.values()
+            for process in driver.processes()
+            if process.state_at(now_ms) is not RunState.EXITED
+        ]
+
+    def _unsettled_one(
+        self, deployment: Deployment, mine: list[Replica], holding: list[Replica]
+    ) -> str | None:
+        wanted = wanted_replicas(deployment)
+        current = [r for r in mine if r.generation == deployment.generation]
+        ready = [r for r in current if r.status is ReplicaStatus.READY]
+        if len(ready) == len(mine) == wanted:
+            settled = DeploymentStatus.READY if wanted else DeploymentStatus.STOPPED
+            is_settled = deployment.status is settled and deployment.ready_replicas == wanted
+            return None if is_settled else f"is {deployment.status}, should be {settled}"
+        if all(r.status is ReplicaStatus.READY for r in mine) and self._is_full(
+            deployment, holding
+        ):
+            return None if deployment.reason else "waits for room without saying so"
+        return f"{len(ready)} of {wanted} ready, {[str(r.status) for r in mine]}"
+
+    def _is_full(self, deployment: Deployment, holding: list[Replica]) -> bool:
+        spec = deployment.spec
+        need = Resources(1_000, spec.memory_bytes or 0, spec.devices)
+        with self._db.read() as tx:
+            nodes = fleet.list_nodes(tx)
+        for node in nodes:
+            there = [r.launch.resources for r in holding if r.node_id == node.id]
+            if need.fits_in(node.capacity - sum(there, Resources())):
+                return False
+        return True

@@ -1,0 +1,70 @@
+"""Four planted bugs, each of a kind that loses money or machines, and the check that finds it."""
+
+from dataclasses import dataclass, replace
+
+from tests.sim.world import Parts
+from tramontane.domain.launch import LaunchSpec
+from tramontane.domain.observation import Reachable, Unreachable
+from tramontane.domain.planning.plan import Place, Plan, Stop, Transition
+from tramontane.domain.planning.snapshot import ReplicaSnapshot
+from tramontane.domain.replica import Replica, ReplicaStatus
+from tramontane.drivers.fake import FakeDriver
+from tramontane.reconcilers.replicas import ReplicaReconciler
+
+
+class ActsBeforeCommit(ReplicaReconciler):
+    """Starts a replica, then records it: a crash between leaves a process nobody knows."""
+
+    def _new_replica(self, place: Place, snapshot: ReplicaSnapshot) -> Replica:
+        replica = super()._new_replica(place, snapshot)
+        names = {state.cluster.id: state.cluster.name for state in snapshot.clusters}
+        self._ensure(replica, self._drivers[names[replica.cluster_id]], snapshot)
+        return replica
+
+
+class FreesDevicesEarly(ReplicaReconciler):
+    """Records a replica as stopped when it is asked to stop, not when it ended."""
+
+    def _plan(self, snapshot: ReplicaSnapshot) -> Plan:
+        plan = super()._plan(snapshot)
+        asked = {action.replica_id for action in plan.actions if isinstance(action, Stop)}
+        freed = tuple(
+            Transition(r.id, r.deployment_id, ReplicaStatus.STOPPED, "asked to stop")
+            for r in snapshot.replicas
+            if r.id in asked
+        )
+        return replace(plan, actions=(*freed, *plan.actions))
+
+
+class TakesUnknownForGone(ReplicaReconciler):
+    """Reads a cluster's silence as the news that nothing runs there."""
+
+    def _plan(self, snapshot: ReplicaSnapshot) -> Plan:
+        clusters = tuple(
+            replace(state, view=Reachable((), ())) if isinstance(state.view, Unreachable) else state
+            for state in snapshot.clusters
+        )
+        return super()._plan(replace(snapshot, clusters=clusters))
+
+
+class StartsAgain(FakeDriver):
+    """Starts a process at each call, however often the id was started before."""
+
+    def start(self, replica_id: str, node_name: str, launch: LaunchSpec) -> None:
+        self.spawn(replica_id, node_name, launch)
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """A planted bug; ``check`` is the one that must catch it."""
+
+    parts: Parts
+    check: str
+
+
+MUTATIONS = {
+    "act-before-commit": Mutation(Parts(reconciler=ActsBeforeCommit), "intent first"),
+    "free-devices-early": Mutation(Parts(reconciler=FreesDevicesEarly), "freed when ended"),
+    "start-again": Mutation(Parts(driver=StartsAgain), "started once"),
+    "unknown-is-gone": Mutation(Parts(reconciler=TakesUnknownForGone), "unknown is not gone"),
+}
