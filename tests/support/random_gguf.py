@@ -27,6 +27,7 @@ def write_random_gguf(path: Path, *, seed: int = 4711) -> Path:
     tokens = [*SPECIALS, *_byte_characters()]
     writer = GGUFWriter(str(path), "llama")
     writer.add_name("random")
+    writer.add_license("apache-2.0")
     writer.add_context_length(CONTEXT_LENGTH)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)
