@@ -1,4 +1,5 @@
 import random
+import threading
 from collections import defaultdict
 from dataclasses import astuple, replace
 
@@ -126,6 +127,52 @@ def test_totals_are_exact_whatever_is_rolled_up(database):
                         assert told == audited, (stage, from_ms, to_ms, group_by)
             if limit:
                 roll_up(database, limit)
+
+
+def test_a_batch_that_commits_late_is_neither_skipped_nor_left_out_of_totals(database):
+    """Who has read to the end, or rolled up to it, while a batch was open must still meet it."""
+    slow, quick = samples.usage_events([1, 2]), samples.usage_events([3, 4])
+    other = threading.Thread(target=accept, args=(database, quick))
+    followed: list[UsageEvent] = []
+
+    def follow() -> None:
+        after = followed[-1].id if followed else None
+        with database.read() as tx:
+            followed.extend(usage.list_events(tx, None, after=after)[0])
+
+    def accept_slowly(tx) -> None:
+        usage.accept(tx, slow, samples.NOW_MS)
+        other.start()
+        other.join(0.3)  # it may not get ahead; without an order of numbers it would be done
+        follow()
+
+    database.write(accept_slowly)
+    other.join()
+    follow()
+    assert sorted(event.id for event in followed) == [event.id for event in [*slow, *quick]]
+
+
+def test_a_roll_up_beside_an_open_batch_leaves_the_batch_for_later(database):
+    slow, quick = samples.usage_events([1, 2]), samples.usage_events([3, 4])
+
+    def ship_and_roll_up() -> None:
+        accept(database, quick)
+        roll_up(database, 100)
+
+    other = threading.Thread(target=ship_and_roll_up)
+
+    def accept_slowly(tx) -> None:
+        usage.accept(tx, slow, samples.NOW_MS)
+        other.start()
+        other.join(0.3)
+
+    database.write(accept_slowly)
+    other.join()
+    with database.read() as tx:
+        assert _count(tx, None) == 4
+    roll_up(database, 100)
+    with database.read() as tx:
+        assert _count(tx, None) == 4
 
 
 def test_totals_of_nothing_are_nothing(database):
