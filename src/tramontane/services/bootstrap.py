@@ -161,7 +161,8 @@ class Bootstrap:
 
     def _deploy(self, project: Project, demo_model: Path) -> None:
         actor = Principal(ACTOR, project.id, project.organization_id, Role.OPERATOR)
-        self._models.import_weights(actor, name=DEMO_NAME, path=str(demo_model.absolute()))
+        path = str(demo_model.absolute())
+        self._models.import_weights(actor, name=DEMO_NAME, path=path, is_shipped=True)
         # Taken: the last run got this far and no further.
         with contextlib.suppress(NameTakenError):
             self._deployments.create(actor, NewDeployment(name=DEMO_NAME, model=DEMO_NAME))

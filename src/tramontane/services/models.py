@@ -54,10 +54,11 @@ class Models:
         path: str,
         digest: str | None = None,
         licence: str | None = None,
+        is_shipped: bool = False,
     ) -> CatalogueEntry:
         """Read the weights at ``path`` and make them the newest version of the model ``name``.
 
-        The same weights again change nothing, unless the files of the known version are gone:
+        Weights that ship with us (``is_shipped``) may lie outside of the models' folder. The same weights again change nothing, unless the files of the known version are gone:
         then the new place is a new version. Refused unless the licence is in the files or given.
         """
         if kinds.prefix_of(name) is not None:
@@ -67,7 +68,7 @@ class Models:
             message = f"{IMPORTS_MAX} imports are running, which is the limit: try again later"
             raise refuse(Code.UNAVAILABLE, message, retry_after_s=_BUSY_RETRY_S)
         try:
-            weights = inspect(path, self._root)
+            weights = inspect(path, None if is_shipped else self._root)
         finally:
             self._imports.release()
         if digest is not None and digest != weights.digest:
