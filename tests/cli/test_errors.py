@@ -88,6 +88,12 @@ def test_hostile_answers_end_in_one_line(serve: Serve, against: Against, found: 
         assert (run.out, run.code in {1, 6}) == ("", True)
 
 
+def test_a_deeply_nested_answer_ends_in_one_line(serve: Serve, against: Against) -> None:
+    run = against(serve(Reply(b'{"a":' * 450 + b"1" + b"}" * 450)))("whoami")
+    assert run.code in {0, 6}
+    assert "Traceback" not in run.err
+
+
 ODD = [{}, {"id": 5, "name": [], "data": [{}, {"latest": 3, "devices": [1], "lines": 4}]}]
 
 

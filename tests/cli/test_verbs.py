@@ -195,16 +195,23 @@ def test_a_list_that_was_cut_says_so_apart(serve: Serve, against: Against) -> No
 
 def test_an_object_is_printed_field_by_field(serve: Serve, against: Against) -> None:
     item = {"object": "deployment", "id": "dep_1", "memory_bytes": 3 << 30, "deleted_at_ms": None}
-    item |= {"created_at_ms": 0, "engine_options": {"a": "b"}, "is_ready": True, "note": "x\ty"}
+    item |= {
+        "created_at_ms": 0,
+        "engine_options": {"a": "b"},
+        "none": {},
+        "is_ready": True,
+        "note": "x\ty",
+    }
     run = against(serve(Reply(item)))("deployments", "get", "chat")
     assert lines_of(run) == [
-        "id              dep_1",
-        "memory_bytes    3.0 GiB",
-        "deleted_at_ms   -",
-        "created_at_ms   1970-01-01 00:00:00Z",
-        "engine_options  a=b",
-        "is_ready        yes",
-        "note            x y",
+        "id                dep_1",
+        "memory_bytes      3.0 GiB",
+        "deleted_at_ms     -",
+        "created_at_ms     1970-01-01 00:00:00Z",
+        "engine_options.a  b",
+        "none              -",
+        "is_ready          yes",
+        "note              x y",
     ]
 
 
@@ -219,17 +226,18 @@ def test_json_is_what_the_api_said(serve: Serve, against: Against) -> None:
 
 def test_a_model_is_printed_with_its_versions(serve: Serve, against: Against) -> None:
     version = {"number": 2, "format": "gguf", "size_bytes": 1 << 20, "digest": "sha256:ab"}
-    model = {"id": "mdl_1", "name": "m", "latest": version, "versions": [version]}
+    model = version | {"id": "mdl_1", "name": "m", "created_at_ms": 0, "versions": [version]}
     out = lines_of(against(serve(Reply(model)))("models", "get", "m"))
-    assert out[:3] == ["id    mdl_1", "name  m", ""]
-    assert out[3].split()[:3] == ["VERSION", "FORMAT", "ARCHITECTURE"]
-    assert out[4].split()[:2] == ["2", "gguf"]
+    assert [line.split() for line in out[:2]] == [["id", "mdl_1"], ["name", "m"]]
+    assert out[4].split()[:3] == ["VERSION", "FORMAT", "ARCHITECTURE"]
+    assert out[5].split()[:2] == ["2", "gguf"]
     listed = lines_of(against(serve(listing(model)))("models", "list"))
     assert listed[1].split()[:3] == ["m", "2", "gguf"]
 
 
 def test_nodes_show_what_replicas_may_use(serve: Serve, against: Against) -> None:
-    node = {"name": "n1", "cpu_millicores": 2500, "memory_bytes": 1 << 34, "status": "ready"}
+    capacity = {"cpu_millicores": 2500, "memory_bytes": 1 << 34, "devices": 2}
+    node = {"name": "n1", "capacity": capacity, "status": "ready"}
     node |= {"cluster_id": "clu_1", "devices": [{"name": "H200"}, {"name": "H200"}], "id": "nod_1"}
     out = lines_of(against(serve(listing(node)))("nodes", "list"))
     assert out[1].startswith("n1    clu_1    ready   2.5  16.0 GiB  H200, H200")

@@ -46,10 +46,10 @@ def test_it_waits_until_all_replicas_serve_the_wanted_generation(
     assert run.code == 0
     assert "ready_replicas       3" in run.out
     assert run.err.splitlines() == [
-        "chat: ready, 1 of 3 replicas ready",
-        "chat: degraded, 2 of 3 replicas ready; 1 replica starts",
-        "chat: ready, 3 of 3 replicas ready",
-        "chat: unknown, 3 of 3 replicas ready; the control plane restarts",
+        "chat: ready; 1 of 3 replicas ready",
+        "chat: degraded; 1 replica starts",
+        "chat: ready; 3 of 3 replicas ready",
+        "chat: unknown; the control plane restarts",
     ]
     asked = [(request.method, request.path) for request in stub.requests[1:]]
     assert set(asked) == {("GET", "/cloud/v1/deployments/dep_1")}
@@ -72,10 +72,11 @@ def test_scaled_to_nothing_is_done_when_nothing_runs(serve: Serve, against: Agai
 
 @pytest.mark.parametrize("end", [deployment("stopped", 0, 0), error(404, "not_found", "gone")])
 def test_deleted_is_done_when_nothing_runs(serve: Serve, against: Against, end: Reply) -> None:
-    first = Reply({"object": "deployment", "id": "dep_1", "deleted": True})
-    stub = serve(in_turn(first, deployment("stopping", 1, 0), end))
+    first = deployment("ready", 1, 0, deleted_at_ms=5)
+    stub = serve(in_turn(first, deployment("stopping", 1, 0, deleted_at_ms=5), end))
     run = against(stub)("deployments", "delete", "chat", "--wait")
     assert run.code == 0, run.err
+    assert "status               stopped" in run.out
     assert [request.method for request in stub.requests] == ["DELETE", "GET", "GET"]
 
 
@@ -107,9 +108,16 @@ def test_ctrl_c_stops_waiting_and_says_that_the_change_goes_on(
     assert "stopped waiting; the change goes on" in run.err
 
 
-def test_a_deployment_deleted_meanwhile_ends_the_wait(serve: Serve, against: Against) -> None:
-    stub = serve(in_turn(deployment("pending", 0, 1), error(404, "not_found", "no such thing")))
-    assert against(stub)("deployments", "scale", "chat", "1", "--wait").code == 3
+@pytest.mark.parametrize(
+    "end", [error(404, "not_found", "gone"), deployment("stopping", 0, 1, deleted_at_ms=5)]
+)
+def test_a_deployment_deleted_meanwhile_ends_the_wait(
+    serve: Serve, against: Against, end: Reply
+) -> None:
+    stub = serve(in_turn(deployment("pending", 0, 1), end))
+    run = against(stub)("deployments", "scale", "chat", "1", "--wait")
+    assert run.code == 3
+    assert "chat was deleted meanwhile; `tramontane story dep_1`" in run.err
 
 
 def test_a_key_revoked_meanwhile_ends_the_wait(serve: Serve, against: Against) -> None:

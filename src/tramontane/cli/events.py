@@ -5,7 +5,7 @@ from typing import Any, Final
 from tramontane.cli.output import Column, moment, print_list
 from tramontane.cli.session import Session
 
-_COLUMNS: Final = (
+COLUMNS: Final = (
     Column("AT", "at_ms", moment),
     Column("EVENT", "kind"),
     Column("SUBJECT", "subject_id"),
@@ -16,4 +16,4 @@ _COLUMNS: Final = (
 
 def print_events(listing: dict[str, Any], session: Session, *, empty: str) -> None:
     """Print a list of events; ``empty`` says what it means that there are none."""
-    print_list(listing, _COLUMNS, empty=empty, as_json=session.as_json)
+    print_list(listing, COLUMNS, empty=empty, as_json=session.as_json)

@@ -93,7 +93,7 @@ def print_item(item: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(item)
         return
-    shown = {name: _field(name, value) for name, value in item.items() if name != "object"}
+    shown = {name: show(value) for name, show, value in _fields(item) if name != "object"}
     width = max((len(name) for name in shown), default=0)
     for name, value in shown.items():
         print(f"{one_line(name):{width}}  {value}")
@@ -140,10 +140,15 @@ def _pick(item: object, path: str) -> object:
     return item
 
 
-def _field(name: str, value: object) -> str:
-    if name.endswith("_at_ms"):
-        return moment(value)
-    return size(value) if name.endswith("_bytes") else text(value)
+def _fields(item: dict[str, Any]) -> Iterator[tuple[str, Callable[[object], str], object]]:
+    """Yield each field, those of objects inside as ``outer.inner``, and how it becomes text."""
+    for name, value in item.items():
+        if isinstance(value, dict) and value:
+            yield from ((f"{name}.{inner}", show, found) for inner, show, found in _fields(value))
+        elif name.endswith("_at_ms"):
+            yield name, moment, value
+        else:
+            yield name, size if name.endswith("_bytes") else text, value
 
 
 def _next(widths: Sequence[int]) -> int:

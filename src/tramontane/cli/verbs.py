@@ -138,6 +138,8 @@ def one_line_errors(key_source: str = "") -> Iterator[None]:
         line, code = str(error), ExitCode.UNAVAILABLE
     except UnusableError as error:
         line, code = str(error), ExitCode.USAGE
+    except RecursionError:
+        line, code = "the answer is nested too deeply to be Tramontane's", ExitCode.UNAVAILABLE
     except CommandError as error:
         line, code = str(error), error.code
     except KeyboardInterrupt:

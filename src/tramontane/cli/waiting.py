@@ -23,14 +23,20 @@ def wait_until_served(
     client: CloudClient, deployment: dict[str, Any], timeout_s: int
 ) -> dict[str, Any]:
     """Return the deployment once as many replicas as wanted serve the wanted generation."""
-    return _watch(client, deployment, timeout_s, _is_served, "to be ready")
+    seen = _watch(client, deployment, timeout_s, _is_served, "to be ready")
+    if seen is None or seen.get("deleted_at_ms") is not None:
+        msg = f"{deployment.get('name')} was deleted meanwhile; "
+        msg += f"`tramontane story {deployment.get('id')}` tells by whom"
+        raise CommandError(msg, ExitCode.NOT_FOUND)
+    return seen
 
 
 def wait_until_gone(
     client: CloudClient, deployment: dict[str, Any], timeout_s: int
 ) -> dict[str, Any]:
     """Return the deployment once it is deleted and nothing of it runs any more."""
-    return _watch(client, deployment, timeout_s, _is_gone, "to stop")
+    seen = _watch(client, deployment, timeout_s, _is_gone, "to stop")
+    return seen or {**deployment, "status": "stopped"}
 
 
 def _watch(
@@ -39,9 +45,10 @@ def _watch(
     timeout_s: int,
     is_done: Callable[[dict[str, Any]], bool],
     what: str,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
+    """Return the deployment once it is as wanted, or None when it is known no more."""
     deployment_id = str(seen.get("id"))
-    name = seen.get("name") or deployment_id
+    name = seen.get("name")
     deadline_s = time.monotonic() + timeout_s
     progress = Progress()
     try:
@@ -52,7 +59,10 @@ def _watch(
                 msg += f"it goes on, `tramontane story {deployment_id}` tells what happened"
                 raise CommandError(msg, ExitCode.UNAVAILABLE)
             time.sleep(_PAUSE_S)
-            seen = _look(client, deployment_id, seen)
+            looked = _look(client, deployment_id, seen)
+            if looked is None:
+                return None
+            seen = looked
     except KeyboardInterrupt:
         msg = f"stopped waiting; the change goes on: `tramontane deployments get {name}`"
         raise CommandError(msg, ExitCode.INTERRUPTED) from None
@@ -61,7 +71,7 @@ def _watch(
     return seen
 
 
-def _look(client: CloudClient, deployment_id: str, before: dict[str, Any]) -> dict[str, Any]:
+def _look(client: CloudClient, deployment_id: str, before: dict[str, Any]) -> dict[str, Any] | None:
     """Return what the deployment is now; an outage of the control plane is waited out."""
     try:
         return client.get(f"/deployments/{segment(deployment_id)}")
@@ -69,30 +79,25 @@ def _look(client: CloudClient, deployment_id: str, before: dict[str, Any]) -> di
         return {**before, "status": "unknown", "reason": str(error)}
     except ApiError as error:
         if error.status == 404:
-            return {**before, "status": "gone"}
+            return None
         if error.status < 500:
             raise
         return {**before, "status": "unknown", "reason": error.message}
 
 
 def _is_served(seen: dict[str, Any]) -> bool:
-    if seen.get("status") == "gone" or seen.get("deleted_at_ms") is not None:
-        msg = f"{seen.get('name')} was deleted meanwhile; `tramontane story {seen.get('id')}` tells"
-        raise CommandError(msg, ExitCode.NOT_FOUND)
+    if seen.get("deleted_at_ms") is not None:
+        return True  # it never will be: the caller says so
+    settled = seen.get("status") == ("ready" if seen.get("replicas") else "stopped")
     reached = seen.get("observed_generation") == seen.get("generation")
-    return reached and seen.get("ready_replicas") == seen.get("replicas") and _has_settled(seen)
-
-
-def _has_settled(seen: dict[str, Any]) -> bool:
-    return seen.get("status") == ("ready" if seen.get("replicas") else "stopped")
+    return settled and reached and seen.get("ready_replicas") == seen.get("replicas")
 
 
 def _is_gone(seen: dict[str, Any]) -> bool:
-    return seen.get("status") in {"stopped", "gone"}
+    return seen.get("status") == "stopped"
 
 
 def _state(seen: dict[str, Any]) -> str:
-    told = f"{seen.get('name') or seen.get('id')}: {seen.get('status') or 'stopping'}"
-    if seen.get("replicas") is not None:
-        told += f", {seen.get('ready_replicas')} of {seen['replicas']} replicas ready"
-    return f"{told}; {seen['reason']}" if seen.get("reason") else told
+    told = f"{seen.get('name')}: {seen.get('status')}"
+    counts = f"{seen.get('ready_replicas')} of {seen.get('replicas')} replicas ready"
+    return f"{told}; {seen.get('reason') or counts}"

@@ -12,7 +12,7 @@ from tramontane.cli.verbs import LIMIT, InProject, Limit, Yes, confirm, noun, ve
 from tramontane.runtime.clock import SystemClock
 from tramontane.wire.client import segment
 
-_COLUMNS: Final = (
+COLUMNS: Final = (
     Column("ID", "id"),
     Column("NAME", "name"),
     Column("ROLE", "role"),
@@ -41,7 +41,7 @@ def list_(session: Session, project: InProject = None, limit: Limit = LIMIT) -> 
     """List the keys of the project, revoked ones too; their texts are not kept anywhere."""
     listing = session.client.list_all("/api-keys", {"project": project}, limit=limit)
     empty = "no API keys yet; create one with `tramontane api-keys create NAME`"
-    print_list(listing, _COLUMNS, empty=empty, as_json=session.as_json)
+    print_list(listing, COLUMNS, empty=empty, as_json=session.as_json)
 
 
 @verb(app, "get")

@@ -6,7 +6,7 @@ from tramontane.cli.output import Column, moment, print_list
 from tramontane.cli.session import Session
 from tramontane.cli.verbs import LIMIT, Limit, noun, verb
 
-_COLUMNS: Final = (
+COLUMNS: Final = (
     Column("NAME", "name"),
     Column("DRIVER", "driver"),
     Column("STATUS", "status"),
@@ -23,4 +23,4 @@ def list_(session: Session, limit: Limit = LIMIT) -> None:
     """List clusters and whether their drivers answer; for operators."""
     listing = session.client.list_all("/clusters", limit=limit)
     empty = "no clusters yet; the control plane adds this machine when it starts"
-    print_list(listing, _COLUMNS, empty=empty, as_json=session.as_json)
+    print_list(listing, COLUMNS, empty=empty, as_json=session.as_json)

@@ -12,7 +12,7 @@ from tramontane.cli.verbs import LIMIT, InProject, Limit, Yes, confirm, noun, ve
 from tramontane.cli.waiting import TIMEOUT_S, Timeout, Wait, wait_until_gone, wait_until_served
 from tramontane.wire.client import segment
 
-_COLUMNS: Final = (
+COLUMNS: Final = (
     Column("NAME", "name"),
     Column("MODEL", "model"),
     Column("STATUS", "status"),
@@ -56,7 +56,7 @@ def list_(session: Session, project: InProject = None, limit: Limit = LIMIT) -> 
     listing = session.client.list_all("/deployments", {"project": project}, limit=limit)
     empty = "no deployments yet; create one with "
     empty += "`tramontane deployments create NAME --model MODEL`"
-    print_list(listing, _COLUMNS, empty=empty, as_json=session.as_json)
+    print_list(listing, COLUMNS, empty=empty, as_json=session.as_json)
 
 
 @verb(app, "get")
@@ -180,7 +180,7 @@ def delete(
     confirm(f"Delete deployment {deployment}? Requests to it will fail.", yes=yes)
     deleted = session.client.delete(_path(deployment), {"project": project})
     if wait:
-        wait_until_gone(session.client, deleted, timeout)
+        deleted = wait_until_gone(session.client, deleted, timeout)
     print_item(deleted, as_json=session.as_json)
 
 
@@ -249,6 +249,6 @@ def _print_log(part: object) -> None:
         return
     if not isinstance(part, dict):
         return
-    lines = part.get("lines")
+    lines = part.get("lines") or [f"({part.get('reason') or 'no lines'})"]
     for line in lines if isinstance(lines, list) else []:
-        print(printable(f"{part.get('replica_id', '-')}  {line}"))
+        print(printable(f"{part.get('replica_id')}  {line}"))

@@ -13,7 +13,6 @@ from tramontane.cli.output import (
     print_json,
     print_list,
     size,
-    text,
 )
 from tramontane.cli.session import Session
 from tramontane.cli.verbs import LIMIT, Limit, Yes, confirm, noun, verb
@@ -21,24 +20,20 @@ from tramontane.wire.client import segment
 
 _IMPORT_TIMEOUT_S: Final = 3_600.0  # all weights are read and hashed before the server answers
 
-_VERSION_FIELDS: Final = (
-    ("VERSION", "number", text),
-    ("FORMAT", "format", text),
-    ("ARCHITECTURE", "architecture", text),
-    ("PRECISION", "precision", text),
-    ("SIZE", "size_bytes", size),
-    ("CONTEXT", "context_length", text),
-    ("LICENCE", "licence", text),
+_WEIGHTS: Final = (
+    Column("VERSION", "number"),
+    Column("FORMAT", "format"),
+    Column("ARCHITECTURE", "architecture"),
+    Column("PRECISION", "precision"),
+    Column("SIZE", "size_bytes", size),
+    Column("CONTEXT", "context_length"),
+    Column("LICENCE", "licence"),
 )
-_VERSIONS: Final = (
-    *(Column(title, field, show) for title, field, show in _VERSION_FIELDS),
-    Column("CREATED", "created_at_ms", moment),
+MODELS: Final = (Column("NAME", "name"), *_WEIGHTS, Column("ID", "id"))
+VERSIONS: Final = (
+    *_WEIGHTS,
+    Column("IMPORTED", "created_at_ms", moment),
     Column("DIGEST", "digest"),
-)
-_MODELS: Final = (
-    Column("NAME", "name"),
-    *(Column(title, f"latest.{field}", show) for title, field, show in _VERSION_FIELDS),
-    Column("ID", "id"),
 )
 
 Reference = Annotated[str, typer.Argument(metavar="MODEL", help="Its name or id.")]
@@ -51,7 +46,7 @@ def list_(session: Session, limit: Limit = LIMIT) -> None:
     """List the models of the catalogue."""
     listing = session.client.list_all("/models", limit=limit)
     empty = "no models yet; import one with `tramontane models import NAME PATH`"
-    print_list(listing, _MODELS, empty=empty, as_json=session.as_json)
+    print_list(listing, MODELS, empty=empty, as_json=session.as_json)
 
 
 @verb(app, "get")
@@ -94,7 +89,6 @@ def _print_model(model: dict[str, Any], session: Session) -> None:
     if session.as_json:
         print_json(model)
         return
-    told = {name: value for name, value in model.items() if name not in {"latest", "versions"}}
-    print_item(told, as_json=False)
+    print_item({name: model.get(name) for name in ("id", "name", "created_at_ms")}, as_json=False)
     print()
-    print_list(listed(model.get("versions")), _VERSIONS, empty="no versions", as_json=False)
+    print_list(listed(model.get("versions")), VERSIONS, empty="no versions", as_json=False)

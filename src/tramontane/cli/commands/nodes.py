@@ -18,12 +18,12 @@ def _names(devices: object) -> str:
     return text([device.get("name") for device in known if isinstance(device, dict)])
 
 
-_COLUMNS: Final = (
+COLUMNS: Final = (
     Column("NAME", "name"),
     Column("CLUSTER", "cluster_id"),
     Column("STATUS", "status"),
-    Column("CPU", "cpu_millicores", _cores),
-    Column("MEMORY", "memory_bytes", size),
+    Column("CPU", "capacity.cpu_millicores", _cores),
+    Column("MEMORY", "capacity.memory_bytes", size),
     Column("DEVICES", "devices", _names),
     Column("SEEN", "last_seen_at_ms", moment),
     Column("ID", "id"),
@@ -44,4 +44,4 @@ def list_(
     """List nodes with their capacity and devices; for operators."""
     listing = session.client.list_all("/nodes", {"cluster": cluster}, limit=limit)
     empty = "no nodes yet; `tramontane clusters list` says whether a driver answers"
-    print_list(listing, _COLUMNS, empty=empty, as_json=session.as_json)
+    print_list(listing, COLUMNS, empty=empty, as_json=session.as_json)

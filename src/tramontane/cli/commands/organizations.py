@@ -9,7 +9,7 @@ from tramontane.cli.session import Session
 from tramontane.cli.verbs import LIMIT, Limit, noun, verb
 from tramontane.wire.client import segment
 
-_COLUMNS: Final = (
+COLUMNS: Final = (
     Column("NAME", "name"),
     Column("ID", "id"),
     Column("CREATED", "created_at_ms", moment),
@@ -25,7 +25,7 @@ def list_(session: Session, limit: Limit = LIMIT) -> None:
     """List the organizations that the key may see."""
     listing = session.client.list_all("/organizations", limit=limit)
     empty = "no organizations yet; create one with `tramontane organizations create NAME`"
-    print_list(listing, _COLUMNS, empty=empty, as_json=session.as_json)
+    print_list(listing, COLUMNS, empty=empty, as_json=session.as_json)
 
 
 @verb(app, "get")

@@ -9,7 +9,7 @@ from tramontane.cli.session import Session
 from tramontane.cli.verbs import LIMIT, Limit, Yes, confirm, noun, verb
 from tramontane.wire.client import segment
 
-_COLUMNS: Final = (
+COLUMNS: Final = (
     Column("NAME", "name"),
     Column("ID", "id"),
     Column("ORGANIZATION", "organization_id"),
@@ -32,7 +32,7 @@ def list_(session: Session, organization: Organization = None, limit: Limit = LI
     query = {"organization": organization}
     listing = session.client.list_all("/projects", query, limit=limit)
     empty = "no projects yet; create one with `tramontane projects create NAME`"
-    print_list(listing, _COLUMNS, empty=empty, as_json=session.as_json)
+    print_list(listing, COLUMNS, empty=empty, as_json=session.as_json)
 
 
 @verb(app, "get")

@@ -9,7 +9,7 @@ from tramontane.cli.session import Session
 from tramontane.cli.verbs import LIMIT, InProject, Limit, noun, verb
 from tramontane.wire.client import segment
 
-_COLUMNS: Final = (
+COLUMNS: Final = (
     Column("ID", "id"),
     Column("DEPLOYMENT", "deployment_id"),
     Column("STATUS", "status"),
@@ -36,7 +36,7 @@ def list_(
     query = {"deployment": deployment, "project": project}
     listing = session.client.list_all("/replicas", query, limit=limit)
     empty = "no replicas; a deployment with replicas starts some: `tramontane deployments list`"
-    print_list(listing, _COLUMNS, empty=empty, as_json=session.as_json)
+    print_list(listing, COLUMNS, empty=empty, as_json=session.as_json)
 
 
 @verb(app, "get")

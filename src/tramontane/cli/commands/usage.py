@@ -11,7 +11,7 @@ from tramontane.cli.output import Column, listed, moment, print_json, print_list
 from tramontane.cli.session import Session
 from tramontane.cli.verbs import LIMIT, InProject, Limit, noun, verb
 
-_TOTALS: Final = (
+TOTALS: Final = (
     Column("HOUR", "hour_ms", moment),
     Column("PROJECT", "project_id"),
     Column("API KEY", "api_key_id"),
@@ -21,7 +21,7 @@ _TOTALS: Final = (
     Column("COMPLETION", "completion_tokens"),
     Column("CACHED", "cached_tokens"),
 )
-_EVENTS: Final = (
+EVENTS: Final = (
     Column("STARTED", "started_at_ms", moment),
     Column("REQUEST", "request_id"),
     Column("MODEL", "model"),
@@ -77,7 +77,7 @@ def totals(
         print_json(found)
         return
     sums = listed(found.get("data"), has_more=bool(found.get("has_more")))
-    columns = [column for column in _TOTALS if column.field not in _keys_without_value(sums)]
+    columns = [column for column in TOTALS if column.field not in _keys_without_value(sums)]
     empty = "nothing was used in that time; `tramontane chat DEPLOYMENT` uses something"
     print_list(sums, columns, empty=empty, as_json=False)
 
@@ -95,7 +95,7 @@ def events(
     query = {"after": after, "project": project}
     listing = session.client.list_all("/usage/events", query, limit=limit)
     empty = "no usage events yet; `tramontane chat DEPLOYMENT` makes one"
-    print_list(listing, _EVENTS, empty=empty, as_json=session.as_json)
+    print_list(listing, EVENTS, empty=empty, as_json=session.as_json)
 
 
 def _keys_without_value(sums: dict[str, Any]) -> set[str]:
