@@ -66,6 +66,31 @@ class ProcessScan:
             self._known = known
         return found
 
+    def run_session(self, session: int, since_ticks: int, replica_id: str) -> list[Process]:
+        """Return the living processes of a runner's engine, found by their session.
+
+        vLLM's processes overwrite their environment with a title and outlive a killed parent with
+        all their device memory (vllm-project/vllm issue 55510), but they stay in the session that
+        the runner made. The kernel does not give its number to others while one of them lives; a
+        process that is another user's, is older, or shows a proper environment is none of ours.
+        """
+        found: list[Process] = []
+        for name in os.listdir(self._proc):  # noqa: PTH208 (names are all that is needed)
+            fields = runner.stat_fields(int(name)) if name.isdigit() else None
+            if fields is None or fields[0] in "ZX" or int(fields[3]) != session:
+                continue
+            if int(fields[19]) >= since_ticks and self._has_title_for_environment(int(name)):
+                found.append(Process(int(name), int(fields[19]), replica_id, is_runner=False))
+        return found
+
+    def _has_title_for_environment(self, pid: int) -> bool:
+        try:
+            path = self._proc / str(pid)
+            is_ours = path.stat().st_uid == os.getuid()
+            return is_ours and b"PATH=" not in (path / "environ").read_bytes()
+        except OSError:
+            return False
+
     def _replica_of(self, pid: int) -> str | None:
         try:
             names = (self._proc / str(pid) / "environ").read_bytes().split(b"\0")

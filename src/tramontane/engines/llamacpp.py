@@ -1,4 +1,4 @@
-"""llama.cpp, embedded through xllamacpp: GGUF weights on processors, or devices with CUDA builds."""
+"""llama.cpp, embedded through xllamacpp: GGUF weights, without or with devices."""
 
 from dataclasses import dataclass
 from typing import Final
