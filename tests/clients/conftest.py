@@ -13,7 +13,6 @@ from tests.support import client_envs
 from tests.support.system import DEMO, System, running, wait_for
 
 RESTING: Final = "resting"  # a deployment that nothing serves
-EMBEDDER: Final = "embedder"  # a deployment that serves embeddings
 
 # The client's name -> the step's name -> what it gave.
 Results = dict[str, dict[str, Any]]
@@ -31,14 +30,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         running_system.cloud(
             "POST", "/deployments", json={"name": RESTING, "model": model, "replicas": 0}
         )
-        running_system.cloud(
-            "POST",
-            "/deployments",
-            json={"name": EMBEDDER, "model": model, "engine_options": {"embeddings": "true"}},
-        )
-        running_system.wait_for_deployment(EMBEDDER, lambda d: d["status"] == "ready", "ready")
         wait_for(lambda: RESTING in _served(running_system), "the resting deployment's route")
-        wait_for(lambda: EMBEDDER in _served(running_system), "the embedder's route")
         yield running_system
 
 
@@ -51,7 +43,7 @@ def results_of(
     @cache
     def run(client: str) -> Results:
         options = ["--base-url", system.base_url, "--api-key", system.api_key, "--model", DEMO]
-        options += ["--resting-model", RESTING, "--embedding-model", EMBEDDER]
+        options += ["--resting-model", RESTING, "--embedding-model", DEMO]
         return json.loads(environments[client].run(scenario(client), *options, timeout_s=120))
 
     return run

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients.conftest import EMBEDDER, RESTING, Results
+from tests.clients.conftest import RESTING, Results
 from tests.support.client_envs import CLIENTS
 from tests.support.system import DEMO
 
@@ -106,7 +106,7 @@ def test_every_answer_has_one_usage_event_with_its_numbers(
         assert event["token_source"] == "engine", name
         assert event["status"] == 200, name
         assert event["is_stream"] == ("stream" in name), name
-        assert event["model"] == (EMBEDDER if "embeddings" in name else DEMO), name
+        assert event["model"] == DEMO, name
 
 
 @every_client
@@ -122,7 +122,7 @@ def test_a_refused_request_is_not_counted(
 @every_client
 def test_models_are_listed(client: str, results_of: ResultsOf) -> None:
     for step in ("models", "async models"):
-        assert {DEMO, RESTING, EMBEDDER} == set(results_of(client)[step]), step
+        assert {DEMO, RESTING} == set(results_of(client)[step]), step
 
 
 @every_client

@@ -159,14 +159,14 @@ def test_a_body_over_the_limit_of_the_management_api(system: System) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/chat/completions", "/cloud/v1/deployments"])
-@pytest.mark.parametrize("key", ["tmt_wrong", "", "Basic x"])
-def test_a_wrong_key(system: System, path: str, key: str) -> None:
+@pytest.mark.parametrize("shown", ["Bearer tmt_wrong", "Bearer", "", "Basic tmt_wrong"])
+def test_a_wrong_key(system: System, path: str, shown: str) -> None:
     method = "POST" if path.endswith("completions") else "GET"
-    headers = {"authorization": f"Bearer {key}" if key != "Basic x" else key}
+    headers = {"authorization": shown}
     reply = send(system, method, path, headers=headers, json={"model": DEMO, "messages": []})
     check_refusal(reply, 401, "invalid_api_key", None, "key")
     assert reply.headers["www-authenticate"] == "Bearer"
-    assert key == "" or key not in reply.text
+    assert "tmt_wrong" not in reply.text
 
 
 def test_no_key_at_all(system: System) -> None:
