@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,6 +46,7 @@ from tramontane.drivers.process_scan import (
 from tramontane.runtime.clock import Clock, SystemClock
 
 START_TIMEOUT_S: Final = 20  # a runner reports after 0.1 s; a machine at its limits takes longer
+LEAVE_TIMEOUT_S: Final = 2  # an interpreter ends within milliseconds
 LOG_LINES_MAX: Final = 10_000
 LOG_BYTES_MAX: Final = 4 << 20
 # All that a runner and its engine inherit: never a key of the operator's shell.
@@ -137,8 +139,10 @@ class ProcessDriver:
         run_dir = self._run_dir(replica_id)
         try:
             report = _read_report(run_dir)
-            has_ended = report is not None and report["run_state"] == RunState.EXITED
-            if not has_ended and self._scan.run().get(replica_id):
+            processes = self._scan.run().get(replica_id, [])
+            if report is not None and report["run_state"] == RunState.EXITED:
+                _await_end(processes)
+            elif processes:
                 return
             hidden = run_dir.with_name(_FORGOTTEN + replica_id)
             with suppress(FileNotFoundError):
@@ -184,22 +188,27 @@ class ProcessDriver:
         report = _read_report(run_dir)
         if report is not None and report["run_state"] == RunState.EXITED:
             return self._from_report(replica_id, report)
-        if report is not None:
-            own = Process(
-                report["pid"], report.get("start_ticks") or -1, replica_id, is_runner=True
-            )
-            if is_alive(own):
-                return self._from_report(replica_id, report)
+        if report is not None and is_alive(_runner_of(report)):
+            return self._from_report(replica_id, report)
         if any(process.is_runner and is_alive(process) for process in processes):
             # It has not reported yet, or its directory was removed and it makes a new one.
             return Observation(replica_id, self._node_name, RunState.STARTING)
-        if left := [process for process in processes if is_alive(process)]:
+        left = [process for process in processes if is_alive(process)]
+        if report is not None and not left:
+            left = self._find_session(report)
+        if left:
             log.warning("%s: its runner is gone, ending %d processes", replica_id, len(left))
             _end_leftovers(left)
             return Observation(replica_id, self._node_name, RunState.DRAINING)
         if report is None:
             return None
         return self._from_report(replica_id, _close_report(run_dir, report, self._clock.now_ms()))
+
+    def _find_session(self, report: dict[str, Any]) -> list[Process]:
+        session, ticks = report.get("engine_pid"), report.get("start_ticks")
+        if report.get("boot_id") != runner.boot_id() or not session or not ticks:
+            return []
+        return self._scan.run_session(session, ticks, report["replica_id"])
 
     def _from_report(self, replica_id: str, report: dict[str, Any]) -> Observation:
         return Observation(
@@ -242,6 +251,12 @@ class ProcessDriver:
             _discard_unstarted(run_dir)
             msg = f"the runner of {replica_id} did not start: {done.stderr.strip()}"
             raise DriverUnavailableError(msg)
+
+
+def _runner_of(report: dict[str, Any]) -> Process:
+    """Return the process that wrote a report; of an earlier boot, one that is never alive."""
+    ticks = report.get("start_ticks") if report.get("boot_id") == runner.boot_id() else None
+    return Process(report["pid"], ticks or -1, str(report.get("replica_id")), is_runner=True)
 
 
 def _read_report(run_dir: Path) -> dict[str, Any] | None:
@@ -313,6 +328,13 @@ def _lock_of(run_dir: Path) -> Iterator[bool]:
             yield True
     finally:
         os.close(descriptor)
+
+
+def _await_end(processes: list[Process]) -> None:
+    """Wait for runners that have reported their end and only have to leave."""
+    ends_at = time.monotonic() + LEAVE_TIMEOUT_S
+    while any(is_alive(process) for process in processes) and time.monotonic() < ends_at:
+        time.sleep(0.005)
 
 
 def _end_leftovers(processes: list[Process]) -> None:
