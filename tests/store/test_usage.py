@@ -15,8 +15,7 @@ HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 GROUPINGS: list[tuple[usage.GroupBy, ...]] = [
     ("hour", "project", "api_key", "model"),
-    ("project", "model"),
-    ("hour",),
+    ("hour", "model"),
     (),
 ]
 

@@ -15,7 +15,6 @@ from sqlalchemy import (
     and_,
     func,
     literal_column,
-    or_,
     select,
     text,
     union_all,
@@ -140,22 +139,26 @@ def totals(
     project, key and model. Whole hours come from the totals, the rest from the events themselves.
     """
     first_hour = -(-from_ms // HOUR_MS) * HOUR_MS  # the first hour that begins in the range
-    end_hour = max(first_hour, to_ms // HOUR_MS * HOUR_MS)  # where the last whole hour ends
-    hours = and_(usage_totals.c.hour_ms >= first_hour, usage_totals.c.hour_ms < end_hour)
-    started = usage_events.c.started_at_ms
-    in_range = and_(started >= from_ms, started < to_ms)
-    at_edges = and_(in_range, or_(started < first_hour, started >= end_hour))
-    in_whole_hours = and_(in_range, started >= first_hour, started < end_hour)
-    later = and_(usage_events.c.sequence > _rolled_sequence(tx), in_whole_hours)
+    end_hour = to_ms // HOUR_MS * HOUR_MS  # where the last whole hour ends
+    if first_hour <= end_hour:
+        edges = [(from_ms, first_hour), (end_hour, to_ms)]
+    else:
+        edges = [(from_ms, to_ms)]  # within one hour
+    hour, started = usage_totals.c.hour_ms, usage_events.c.started_at_ms
+    # Few events are not rolled up: to be found by their numbers, not by their time, which an
+    # expression hides from the index.
+    hidden = started + literal_column("0")
+    later = and_(
+        usage_events.c.sequence > _rolled_sequence(tx), hidden >= first_hour, hidden < end_hour
+    )
+    events = [later, *(and_(started >= a, started < b) for a, b in edges if a < b)]
+    hours = and_(hour >= first_hour, hour < end_hour)
     if project_id is not None:
         hours = and_(hours, usage_totals.c.project_id == project_id)
-        at_edges = and_(at_edges, usage_events.c.project_id == project_id)
-        later = and_(later, usage_events.c.project_id == project_id)
+        events = [and_(each, usage_events.c.project_id == project_id) for each in events]
     names = tuple(column for key, column in _GROUP_COLUMNS.items() if key in group_by)
     parts = union_all(
-        _grouped_totals(hours, names),
-        _grouped_events(at_edges, names),
-        _grouped_events(later, names),
+        _grouped_totals(hours, names), *(_grouped_events(each, names) for each in events)
     ).subquery()
     group = [parts.c[name] for name in names]
     sums = [func.sum(parts.c[name]).label(name) for name in _SUMS]
@@ -164,7 +167,8 @@ def totals(
 
 
 def _rolled_sequence(tx: Transaction) -> int:
-    return tx.scalar(select(usage_roll_up.c.rolled_sequence)) or 0
+    query = select(usage_roll_up.c.rolled_sequence).where(usage_roll_up.c.id == _ROW_ID)
+    return tx.scalar(query) or 0
 
 
 def _grouped_totals(

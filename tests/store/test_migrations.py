@@ -1,0 +1,193 @@
+import shutil
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, inspect, make_url, text
+from sqlalchemy.pool import NullPool
+
+from tests.store import samples
+from tests.support.databases import migrate
+from tramontane.store import tenancy
+from tramontane.store.db import Database, NewerSchemaError, StoreUnavailableError
+from tramontane.store.migrations import revisions
+from tramontane.store.tables import metadata
+
+ROOT = Path(__file__).parents[2]
+PYTHON_ASKED_FOR_ALEMBIC = """
+import sys
+from tramontane.store.db import Database
+database = Database(sys.argv[1])
+database.migrate()
+database.ping()
+database.close()
+print("alembic" in sys.modules)
+"""
+
+
+def plain(url: str):
+    """Return an engine without any of the store's settings."""
+    parsed = make_url(url)
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    return create_engine(parsed, poolclass=NullPool)
+
+
+def table_names(url: str) -> set[str]:
+    return set(inspect(plain(url)).get_table_names())
+
+
+def test_an_empty_database_gets_every_table(empty_url):
+    migrate(empty_url)
+    assert table_names(empty_url) == {*metadata.tables, "alembic_version"}
+    with plain(empty_url).connect() as connection:
+        stored = connection.execute(text("SELECT version_num FROM alembic_version")).scalars()
+        assert stored.all() == [revisions.HEAD]
+
+
+def test_migrations_and_tables_agree(database_url):
+    with plain(database_url).connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_partial_indexes_and_strict_tables_agree(sqlite_url, tmp_path):
+    """`compare_metadata` looks neither at conditions of indexes nor at SQLite's options."""
+    made = f"sqlite:///{tmp_path / 'made.sqlite'}"
+    metadata.create_all(plain(made))
+    query = text("SELECT name, sql FROM sqlite_master WHERE name NOT LIKE '%alembic%'")
+    told = []
+    for url in (sqlite_url, made):
+        with plain(url).connect() as connection:
+            told.append({name: _words(sql) for name, sql in connection.execute(query)})
+    assert told[0] == told[1]
+    assert "STRICT" in told[0]["usage_events"]
+    assert "WHERE" in told[0]["uq_deployments_name"]
+
+
+def _words(sql: str | None) -> list[str]:
+    """Return the statement's words, whatever the order of a table's constraints."""
+    return sorted((sql or "").replace(",", " ").replace("(", " ").replace(")", " ").split())
+
+
+def test_migrating_again_changes_nothing(database, database_url):
+    samples.populate(database)
+    database.migrate()
+    with database.read() as tx:
+        assert len(tenancy.list_projects(tx)) == 2
+    assert table_names(database_url) == {*metadata.tables, "alembic_version"}
+
+
+def test_several_processes_may_migrate_at_once(empty_url):
+    if empty_url.startswith("sqlite"):
+        Database(empty_url).close()
+    failures: list[Exception] = []
+
+    def work():
+        try:
+            migrate(empty_url)
+        except Exception as error:  # noqa: BLE001 - the thread's answer
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert table_names(empty_url) == {*metadata.tables, "alembic_version"}
+
+
+def test_a_newer_schema_is_refused_and_left_as_it_is(database, database_url):
+    samples.populate(database)
+    set_revision(database_url, "0999")
+    try:
+        with pytest.raises(NewerSchemaError) as raised:
+            database.migrate()
+        message = str(raised.value)
+        assert "has the schema 0999, newer than this version's" in message
+        assert "nothing was changed" in message
+        assert "\n" not in message
+        with plain(database_url).connect() as connection:
+            stored = connection.execute(text("SELECT version_num FROM alembic_version"))
+            assert stored.scalars().all() == ["0999"]
+    finally:
+        set_revision(database_url, revisions.HEAD)
+
+
+def set_revision(url: str, revision: str) -> None:
+    with plain(url).begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = :r"), {"r": revision})
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(empty_url):
+    with plain(empty_url).begin() as connection:
+        connection.execute(text("CREATE TABLE usage_totals (mine INTEGER)"))  # made last by 0001
+    database = Database(empty_url)
+    with pytest.raises(Exception, match="already exists") as raised:
+        database.migrate()
+    assert not isinstance(raised.value, StoreUnavailableError)
+    database.close()
+    assert table_names(empty_url) == {"usage_totals"}
+
+
+def test_the_constants_are_the_files():
+    config = Config()
+    config.set_main_option("script_location", "tramontane.store:migrations")
+    config.set_main_option("path_separator", "os")
+    scripts = ScriptDirectory.from_config(config)
+    files = [script.revision for script in scripts.walk_revisions()]
+    assert tuple(reversed(files)) == revisions.REVISIONS
+    assert scripts.get_current_head() == revisions.HEAD
+
+
+@pytest.mark.slow
+def test_alembic_is_imported_only_to_change_tables(tmp_path, sqlite_url):
+    empty = f"sqlite:///{tmp_path / 'empty.sqlite'}"
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", PYTHON_ASKED_FOR_ALEMBIC, url],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        ).stdout.strip()
+        for url in (empty, empty, sqlite_url)
+    ]
+    assert told == ["True", "False", "False"]
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_can_migrate(tmp_path):
+    """The revisions must travel with the package: they are read as files, not imported."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        (source / name).write_bytes((ROOT / name).read_bytes() if (ROOT / name).exists() else b"")
+    left_out = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    shutil.copytree(ROOT / "src", source / "src", ignore=left_out)
+    build = [sys.executable, "-c", "import setuptools.build_meta as b; b.build_wheel('../dist')"]
+    subprocess.run(build, cwd=source, check=True, capture_output=True, timeout=60)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    url = f"sqlite:///{tmp_path / 'wheel.sqlite'}"
+    code = "import tramontane; print(tramontane.__file__)" + PYTHON_ASKED_FOR_ALEMBIC
+    ran = subprocess.run(
+        [sys.executable, "-c", code, url],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path / "installed")},
+    )
+    assert ran.stdout.startswith(str(tmp_path / "installed"))
+    assert table_names(url) == {*metadata.tables, "alembic_version"}
