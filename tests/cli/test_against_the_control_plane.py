@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.cli import CommandLine, Run, python_environment
 from tests.support.random_gguf import write_random_gguf
-from tests.support.system import free_port, wait_for
+from tests.support.system import System, free_port, wait_for
 from tramontane.runtime.home import Home
 
 pytestmark = pytest.mark.slow
@@ -35,6 +35,8 @@ def home(tmp_path: Path) -> Iterator[Path]:
         finally:
             process.terminate()
             process.wait(timeout=30)
+            for left in System(folder).processes():  # engines outlive a control plane
+                left.kill()
 
 
 @pytest.fixture
