@@ -61,7 +61,8 @@ def test_migrations_and_tables_agree(database_url):
 def test_partial_indexes_and_strict_tables_agree(sqlite_url, tmp_path):
     """`compare_metadata` looks neither at conditions of indexes nor at SQLite's options."""
     made = f"sqlite:///{tmp_path / 'made.sqlite'}"
-    metadata.create_all(plain(made))
+    with plain(made).begin() as connection:
+        metadata.create_all(connection)
     query = text("SELECT name, sql FROM sqlite_master WHERE name NOT LIKE '%alembic%'")
     told = []
     for url in (sqlite_url, made):
