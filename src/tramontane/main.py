@@ -5,6 +5,7 @@ module is imported when the command is called, never for ``--help`` of another o
 (docs/decisions/0002-lazy-commands.md). No business lives here.
 """
 
+import errno
 import importlib
 import io
 import sys
@@ -176,6 +177,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         told = " ".join(error.format_message().split()).rstrip(".")
         print(f"tramontane: error: {told}; see {path} --help", file=sys.stderr)  # noqa: T201
         code = error.exit_code
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print("tramontane: error: the disk is full, output is lost", file=sys.stderr)  # noqa: T201
+        code = ExitCode.FAILED
     except (typer.Abort, KeyboardInterrupt):
         print("tramontane: stopped", file=sys.stderr)  # noqa: T201
         code = ExitCode.INTERRUPTED

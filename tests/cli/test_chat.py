@@ -1,28 +1,14 @@
 """``tramontane chat``: one answer from a pipe, a talk on a terminal."""
 
-import os
-import pty
-import select
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.cli import (
-    KEY,
-    CommandLine,
-    Reply,
-    Request,
-    Stub,
-    chunks,
-    error,
-    python_environment,
-)
+from tests.support.cli import CommandLine, Reply, Request, Stub, chunks, environment_of, error
+from tests.support.terminal import Terminal
 
 Serve = Callable[[Any], Stub]
 Against = Callable[[Stub], CommandLine]
@@ -103,52 +89,8 @@ def piped(stub: Stub, text: bytes) -> subprocess.CompletedProcess[bytes]:
     )
 
 
-def environment_of(stub: Stub) -> dict[str, str]:
-    known = {"TRAMONTANE_BASE_URL": stub.base_url, "TRAMONTANE_API_KEY": KEY, "TERM": "dumb"}
-    return python_environment() | known
-
-
-class Terminal:
-    """A talk on a pseudo-terminal: type, and wait for what must be shown."""
-
-    def __init__(self, stub: Stub) -> None:
-        self._primary, secondary = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tramontane.main", "chat", "demo"],
-            stdin=secondary,
-            stdout=secondary,
-            stderr=secondary,
-            env=environment_of(stub),
-            start_new_session=True,
-        )
-        os.close(secondary)
-        self.shown = ""
-
-    def type(self, text: str) -> None:
-        os.write(self._primary, text.encode())
-
-    def interrupt(self) -> None:
-        self.process.send_signal(signal.SIGINT)
-
-    def expect(self, text: str, timeout_s: float = 20.0) -> None:
-        """Read on until ``text`` is shown, and forget what was shown up to it."""
-        deadline_s = time.monotonic() + timeout_s
-        while text not in self.shown:
-            left_s = deadline_s - time.monotonic()
-            assert left_s > 0, f"waited in vain for {text!r} after {self.shown!r}"
-            if select.select([self._primary], [], [], left_s)[0]:
-                self.shown += os.read(self._primary, 65_536).decode()
-        self.shown = self.shown.split(text, 1)[1]
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self._primary)
-
-
 @pytest.mark.slow
-def test_a_talk_on_a_terminal(serve: Serve, tmp_path: Path) -> None:
-    del tmp_path
+def test_a_talk_on_a_terminal(serve: Serve) -> None:
     calls: list[Request] = []
 
     def answer(request: Request) -> Reply:
@@ -158,7 +100,7 @@ def test_a_talk_on_a_terminal(serve: Serve, tmp_path: Path) -> None:
             return error(503, "no_ready_replica", "no replica is ready")
         return chunks(f"answer to {question}", usage=3)
 
-    terminal = Terminal(serve(answer))
+    terminal = Terminal(["chat", "demo"], environment_of(serve(answer)))
     try:
         terminal.expect("> ")
         terminal.type("one\n")
@@ -190,7 +132,7 @@ def test_a_talk_on_a_terminal(serve: Serve, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_ctrl_c_stops_an_answer_and_ctrl_d_leaves(serve: Serve) -> None:
     endless = Reply(chunks("never ", "ending", done=False).body, headers=SSE, stall_s=20.0)
-    terminal = Terminal(serve(endless))
+    terminal = Terminal(["chat", "demo"], environment_of(serve(endless)))
     try:
         terminal.expect("> ")
         terminal.type("go on\n")
@@ -206,7 +148,7 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_leaves(serve: Serve) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_at_the_prompt_leaves(serve: Serve) -> None:
-    terminal = Terminal(serve(chunks("hi")))
+    terminal = Terminal(["chat", "demo"], environment_of(serve(chunks("hi"))))
     try:
         terminal.expect("> ")
         terminal.interrupt()

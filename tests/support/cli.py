@@ -165,3 +165,9 @@ def python_environment() -> dict[str, str]:
     """Return an environment for a process of its own: ours, without our TRAMONTANE_ variables."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("TRAMONTANE_")}
     return kept | {"COLUMNS": "80", "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def environment_of(stub: Stub) -> dict[str, str]:
+    """Return an environment for a process of its own that finds ``stub``."""
+    known = {"TRAMONTANE_BASE_URL": stub.base_url, "TRAMONTANE_API_KEY": KEY, "TERM": "dumb"}
+    return python_environment() | known
