@@ -41,7 +41,7 @@ PORT_TRIES_MAX: Final = 5  # one loss of a port to another process is already un
 LOG_BYTES_MAX: Final = 8 << 20  # of engine.log, and as much again of the older engine.log.1
 REASON_LINES_MAX: Final = 20
 REASON_BYTES_MAX: Final = 4096
-HOME_GONE_S: Final = 10.0  # longer than a remount takes
+HOME_GONE_S: Final = 5.0  # longer than a remount takes
 LAST_REPORT_TRIES_MAX: Final = 20  # half a second apart: a full disk may get room again
 
 SECRET_ENV: Final = "TRAMONTANE_REPLICA_SECRET"  # noqa: S105 (a name, not a secret)
@@ -215,7 +215,7 @@ class _Supervisor:
         self.run_state, self.requests = "exited", (None, None)
         _log(f"ended: {(self.reason or '').splitlines()[0]}")
         for _ in range(LAST_REPORT_TRIES_MAX):
-            if self.report():
+            if self.report() or "homeless" in self.since:
                 break
             time.sleep(0.5)
 

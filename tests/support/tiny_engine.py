@@ -4,7 +4,8 @@ Run as a script; standard library only. ``/sleep?s=N`` is a request that takes N
 as load. Faults: ``--ignore-term``, ``--daemonize`` (double fork), ``--grandchild`` (leaves a child
 in its own session), ``--exit-after S``, ``--exit-code N``, ``--say TEXT``, ``--unhealthy``,
 ``--ready-after S``, ``--flood N`` (bytes of log), ``--take-port-once FILE`` (fails once as if its
-port were taken).
+port were taken), ``--elsewhere`` (another process serves the port), ``--mark FILE`` (adds a line at
+each start).
 """
 
 import argparse
@@ -79,7 +80,12 @@ def main() -> None:
     parser.add_argument("--say", default="")
     parser.add_argument("--flood", type=int, default=0)
     parser.add_argument("--take-port-once")
+    parser.add_argument("--elsewhere", action="store_true")
+    parser.add_argument("--mark")
     args = parser.parse_args()
+    if args.mark:
+        with Path(args.mark).open("a") as file:
+            file.write("started\n")
     if args.say:
         print(args.say, flush=True)
     if args.take_port_once and not Path(args.take_port_once).exists():
@@ -96,6 +102,10 @@ def main() -> None:
         time.sleep(0.5)
         os._exit(0)
     elif args.daemonize:
+        os.setsid()
+    if args.elsewhere and os.fork():
+        time.sleep(600)
+    elif args.elsewhere:
         os.setsid()
     if args.exit_after is not None:
         threading.Timer(args.exit_after, lambda: os._exit(args.exit_code)).start()
