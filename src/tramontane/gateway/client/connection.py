@@ -1,0 +1,385 @@
+"""The client's side of the gateway: one connection, its requests in order, its limits.
+
+Parsing is httptools' (llhttp, strict); what it lets through and RFC 9112 does not is refused
+here: missing or doubled Host, obsolete targets, oversized heads. A request is handed on when its
+headers are there (`Gateway.begin`); its body follows through a `Sink`. Requests that a client
+pipelines wait for their turn, a bounded number of bytes ahead.
+"""
+
+import asyncio
+import os
+from collections import deque
+from typing import TYPE_CHECKING, Final, cast
+
+import httptools
+
+from tramontane.domain.refusal import Code, Refusal
+from tramontane.gateway.client import replies
+from tramontane.gateway.client.request import Request, body_too_large, read_head
+
+if TYPE_CHECKING:
+    from tramontane.gateway.dispatch import Gateway
+
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_WRITE_HIGH_BYTES: Final = 256 * 1024  # queued for a slow client before the engine is held back
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client connection."""
+
+    __slots__ = (
+        "_ahead_bytes",
+        "_fd",
+        "_gateway",
+        "_head_bytes",
+        "_is_deaf",
+        "_is_reading",
+        "_limits",
+        "_linger_until",
+        "_parser",
+        "_queue",
+        "_reading",
+        "_transport",
+        "_write_paused_since",
+        "current",
+        "since",
+    )
+
+    def __init__(self, gateway: "Gateway") -> None:
+        self._gateway = gateway
+        self._limits = gateway.limits
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._fd = -1
+        self._queue: deque[Request] = deque()
+        self._reading: Request | None = None  # whose head or body is still coming
+        self.current: Request | None = None  # whose reply is being made
+        self._head_bytes = 0
+        self._ahead_bytes = 0
+        self._is_deaf = False  # what still comes in is not looked at
+        self._is_reading = True
+        self._linger_until = 0.0
+        self._write_paused_since = 0.0
+        self.since = gateway.loop.time()
+
+    # What a sink calls.
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether a reply can still reach the client."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def peer(self) -> str:
+        """Return the client's address, without the port."""
+        name = self._transport.get_extra_info("peername") if self._transport else None
+        return str(name[0]) if name else "unknown"
+
+    def send(self, data: bytes) -> None:
+        """Write straight to the socket when nothing is queued: that saves a pass of the loop."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if transport.get_write_buffer_size() == 0:
+            try:
+                taken = os.write(self._fd, data)
+            except BlockingIOError:
+                taken = 0
+            except OSError:
+                transport.abort()
+                return
+            if taken == len(data):
+                return
+            data = data[taken:]
+        transport.write(data)
+
+    def set_reading(self, *, on: bool) -> None:
+        """Stop or go on taking an upload: TCP then holds the client back."""
+        if self._transport is None or self._is_reading is on or self._transport.is_closing():
+            return
+        self._is_reading = on
+        if on:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    def reply(self, status: int, header_lines: bytes, body: bytes) -> None:
+        """Answer the current request with a whole reply."""
+        request = self.current
+        assert request is not None  # noqa: S101 - only its sink replies
+        head = b"%b%b%bx-request-id: %b\r\n%bcontent-length: %d\r\n\r\n" % (
+            replies.status_line(status),
+            self._gateway.date,
+            header_lines,
+            request.id.encode(),
+            self.closing_line(),
+            len(body),
+        )
+        self.send(head if request.is_head else head + body)
+        self.finish()
+
+    def closing_line(self) -> bytes:
+        """Decide whether the connection outlives the current request; return what to say of it."""
+        request = self.current
+        assert request is not None  # noqa: S101 - only its sink asks
+        if not request.is_complete or self._gateway.is_draining:
+            request.keeps_alive = False
+        return b"" if request.keeps_alive else replies.CLOSE
+
+    def finish(self) -> None:
+        """End the current request: the next one, the next read, or the connection's end."""
+        request, self.current = self.current, None
+        if request is None:
+            return
+        request.sink = None
+        if not request.keeps_alive:
+            if request.is_complete:
+                self.close()
+            else:
+                self._linger()
+            return
+        self.since = self._gateway.loop.time()
+        if self._queue:
+            self._gateway.loop.call_soon(self._next)
+
+    def close(self) -> None:
+        """Close after what is queued has gone out."""
+        self._is_deaf = True
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Drop the connection, queued bytes and all."""
+        self._is_deaf = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    # What the loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport; uvloop has set TCP_NODELAY."""
+        self._transport = transport = cast("asyncio.Transport", transport)
+        self._fd = transport.get_extra_info("socket").fileno()
+        transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
+        if not self._gateway.add_client(self):
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """Tell whoever is serving that nobody reads any more."""
+        self._transport = None
+        self._is_deaf = True
+        self._gateway.remove_client(self)
+        self._queue.clear()
+        self._leave()
+
+    def pause_writing(self) -> None:
+        """The client is slower than the reply."""
+        self._write_paused_since = self._gateway.loop.time()
+        if self.current is not None and self.current.sink is not None:
+            self.current.sink.on_client_paused(True)  # noqa: FBT003
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        self._write_paused_since = 0.0
+        if self.current is not None and self.current.sink is not None:
+            self.current.sink.on_client_paused(False)  # noqa: FBT003
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; whatever cannot be parsed ends the connection with a clear error."""
+        if self._is_deaf:
+            return
+        if self._reading is None or not self._reading.method:
+            if self._head_bytes == 0 and self.current is None:
+                self.since = self._gateway.loop.time()
+            self._head_bytes += len(data)
+        if self.current is not None and self.current.is_complete:
+            self._ahead_bytes += len(data)
+            if self._ahead_bytes > self._limits.pipelined_bytes_max:
+                self.set_reading(on=False)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse("upgrading the connection is not supported; speak plain HTTP/1.1")
+        except httptools.HttpParserError as error:
+            if not self._is_deaf:
+                self._refuse(f"the request is not valid HTTP: {error}")
+        else:
+            if self._is_head_too_large() and not self._is_deaf:
+                self._refuse_large_head()
+
+    def eof_received(self) -> None:
+        """Take a client that ends its side for gone, as other proxies do; the transport closes."""
+        self._leave()
+
+    # What the parser calls.
+
+    def on_url(self, url: bytes) -> None:
+        """Begin a request, or go on with its target."""
+        if self._reading is None:
+            self._reading = Request(self._gateway.loop.time())
+        self._reading.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; those of a trailer are dropped (RFC 9112, 7.1.2)."""
+        request = self._reading
+        if request is not None and not request.method:
+            request.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Check the head, then serve it or let it wait."""
+        request = self._reading
+        if request is None or self._is_deaf:
+            return
+        request.method = self._parser.get_method()
+        request.is_head = request.method == b"HEAD"
+        request.is_http_10 = self._parser.get_http_version() == "1.0"
+        request.keeps_alive = self._parser.should_keep_alive() and not request.is_http_10
+        head_bytes, self._head_bytes = self._head_bytes, 0
+        if head_bytes > self._limits.head_bytes_max and self._size_of(request) > (
+            self._limits.head_bytes_max
+        ):
+            self._refuse_large_head()
+            return
+        fault = read_head(request)
+        if not request.has_body:
+            request.is_complete = True
+        if fault is not None:
+            self._refuse(fault)
+        elif self.current is None and not self._queue:
+            self._serve(request)
+        else:
+            self._queue.append(request)
+
+    def on_body(self, data: bytes) -> None:
+        """Hand a piece of the body on, or keep it until it is the request's turn."""
+        request = self._reading
+        if request is None or self._is_deaf:
+            return
+        request.body_bytes += len(data)
+        if request.body_bytes > self._limits.body_bytes_max:
+            self.refuse_early(body_too_large(self._limits.body_bytes_max))
+        elif request.sink is not None:
+            request.sink.on_upload(data)
+        else:
+            request.chunks.append(data)
+
+    def on_message_complete(self) -> None:
+        """The body is whole."""
+        request, self._reading = self._reading, None
+        if request is None or self._is_deaf:
+            return
+        request.is_complete = True
+        if request.sink is not None:
+            request.sink.on_upload_end()
+
+    def check(self, now: float) -> None:
+        """Look at this connection's deadlines; the sweep calls it about once a second."""
+        limits = self._limits
+        if self._write_paused_since and now - self._write_paused_since > limits.stall_s:
+            self.abort()
+        elif self._is_deaf:
+            if self._linger_until and now > self._linger_until:
+                self.abort()
+        elif self._is_upload_late(now):
+            self.refuse_early(_TOO_SLOW)
+        elif self.current is not None:
+            if self.current.sink is not None:
+                self.current.sink.check(now)
+        elif self._reading is None and now - self.since > self._idle_s():
+            self.close()
+
+    def refuse_early(self, refusal: Refusal) -> None:
+        """Answer a request that was not read to its end, and close: what follows is not trusted."""
+        request = self._reading or Request(self.since)
+        self._is_deaf = True
+        if self.current is not None and self.current is not request:
+            self._queue.clear()  # the reply being made is the last one
+            self.current.keeps_alive = False
+            return
+        if request.sink is not None:
+            sink, request.sink = request.sink, None
+            sink.on_client_gone()
+            if request.has_reply:
+                self.abort()
+                return
+        request.is_complete = False
+        self.current = request
+        self._gateway.refuse(self, request, refusal)
+
+    # Below: leaves.
+
+    def _serve(self, request: Request) -> None:
+        self.current = request
+        self._gateway.begin(self, request)
+        if request.expects_continue and request.sink is not None and not request.body_bytes:
+            self.send(_CONTINUE)
+
+    def _next(self) -> None:
+        if self._is_deaf or self.current is not None or not self._queue:
+            return
+        self._ahead_bytes = 0
+        request = self._queue.popleft()
+        self._serve(request)
+        sink = request.sink
+        chunks, request.chunks = request.chunks, []
+        for data in chunks:
+            if sink is not None and request.sink is sink:
+                sink.on_upload(data)
+        if request.is_complete and sink is not None and request.sink is sink:
+            sink.on_upload_end()
+        if not self._queue:
+            self.set_reading(on=True)
+
+    def _refuse(self, why: str) -> None:
+        self.refuse_early(Refusal(Code.INVALID_REQUEST, why))
+
+    def _refuse_large_head(self) -> None:
+        limit = self._limits.head_bytes_max
+        message = f"the request line and headers exceed {limit} bytes; send shorter headers"
+        self.refuse_early(Refusal(Code.HEADERS_TOO_LARGE, message))
+
+    def _is_head_too_large(self) -> bool:
+        reading = self._reading
+        if reading is not None and reading.method:
+            return False
+        return self._head_bytes > self._limits.head_bytes_max
+
+    def _size_of(self, request: Request) -> int:
+        return len(request.target) + sum(len(n) + len(v) + 4 for n, v in request.headers)
+
+    def _is_upload_late(self, now: float) -> bool:
+        reading = self._reading
+        if (
+            reading is None
+            or not self._is_reading
+            or (self.current is not None and self.current is not reading)
+        ):
+            return False
+        if not reading.method:
+            return now - reading.since > self._limits.head_s
+        allowed = self._limits.body_grace_s + reading.body_bytes / self._limits.body_rate_min
+        return now - reading.since > allowed
+
+    def _idle_s(self) -> float:
+        if self._gateway.is_draining:
+            return 0.0
+        return self._limits.head_s if self._head_bytes else self._limits.keep_alive_s
+
+    def _leave(self) -> None:
+        current, self.current = self.current, None
+        if current is not None and current.sink is not None:
+            sink, current.sink = current.sink, None
+            sink.on_client_gone()
+
+    def _linger(self) -> None:
+        """Half-close and read on for a moment: a reset would destroy the reply on its way."""
+        self._is_deaf = True
+        self._linger_until = self._gateway.loop.time() + self._limits.linger_s
+        if self._transport is not None and not self._transport.is_closing():
+            self.set_reading(on=True)
+            self._transport.write_eof()
+
+
+_TOO_SLOW: Final = Refusal(
+    Code.REQUEST_TIMEOUT, "the request did not arrive in time; send it again"
+)

@@ -1,0 +1,144 @@
+"""One request's head, checked beyond what the parser checks, and who serves it."""
+
+from typing import Protocol
+
+import httptools
+
+from tramontane.domain.refusal import Code, Refusal
+from tramontane.wire.dialect import Dialect, dialect_of
+
+
+class Sink(Protocol):
+    """Who serves a request: it gets the body, and is told what the client does."""
+
+    def on_upload(self, data: bytes) -> None:
+        """Take a piece of the request's body."""
+        ...
+
+    def on_upload_end(self) -> None:
+        """The request's body is whole."""
+        ...
+
+    def on_client_gone(self) -> None:
+        """Nobody reads the reply any more."""
+        ...
+
+    def on_client_paused(self, is_paused: bool) -> None:  # noqa: FBT001 - a plain event
+        """The client takes no more bytes for now, or takes them again."""
+        ...
+
+    def check(self, now: float) -> None:
+        """Look at deadlines."""
+        ...
+
+
+class Request:
+    """One parsed request head, and what came of its body before somebody took it."""
+
+    __slots__ = (
+        "authorization",
+        "body_bytes",
+        "chunks",
+        "expects_continue",
+        "has_body",
+        "has_reply",
+        "headers",
+        "host_count",
+        "id",
+        "is_complete",
+        "is_head",
+        "is_http_10",
+        "keeps_alive",
+        "length",
+        "method",
+        "path",
+        "query",
+        "since",
+        "sink",
+        "target",
+        "user_agent",
+    )
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.target = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.chunks: list[bytes] = []
+        self.body_bytes = 0
+        self.host_count = 0
+        self.length: int | None = None
+        self.method = b""
+        self.path = ""
+        self.query = b""
+        self.id = ""
+        self.authorization: bytes | None = None
+        self.user_agent: bytes | None = None
+        self.has_body = False
+        self.has_reply = False  # the first bytes of one went out
+        self.expects_continue = False
+        self.is_complete = False
+        self.is_head = False
+        self.is_http_10 = False
+        self.keeps_alive = True
+        self.sink: Sink | None = None
+
+    @property
+    def dialect(self) -> Dialect:
+        """Return the dialect of the caller."""
+        agent = self.user_agent.decode("latin-1") if self.user_agent is not None else None
+        return dialect_of(self.path, agent)
+
+
+def body_too_large(limit_bytes: int) -> Refusal:
+    """Return the refusal of a body above the limit."""
+    message = f"the request body exceeds {limit_bytes} bytes; send a smaller one"
+    return Refusal(Code.BODY_TOO_LARGE, message)
+
+
+def read_head(request: Request) -> str | None:
+    """Note what the head says; return what is wrong with it."""
+    is_chunked = False
+    for name, value in request.headers:
+        lower = name.lower()
+        if lower == b"authorization":
+            if request.authorization is not None:
+                return "there are two Authorization headers; send one"
+            request.authorization = value
+        elif lower == b"host":
+            request.host_count += 1
+        elif lower == b"content-length":
+            request.length = int(value)
+        elif lower == b"transfer-encoding":
+            is_chunked = True
+        elif lower == b"user-agent":
+            request.user_agent = value
+        elif lower == b"expect":
+            if value.lower() != b"100-continue":
+                return "the only expectation understood is 100-continue"
+            request.expects_continue = not request.is_http_10
+    if is_chunked and request.length is not None:
+        return "Content-Length and Transfer-Encoding exclude each other; send one"
+    if is_chunked and request.is_http_10:
+        return "Transfer-Encoding needs HTTP/1.1"
+    if request.host_count > 1 or (request.host_count == 0 and not request.is_http_10):
+        return "exactly one Host header is needed"
+    request.has_body = is_chunked or bool(request.length)
+    return _read_target(request)
+
+
+def _read_target(request: Request) -> str | None:
+    target = request.target
+    if not target.startswith(b"/"):
+        if target == b"*" and request.method == b"OPTIONS":
+            request.path = "*"
+            return None
+        try:  # the absolute form, which servers must accept (RFC 9112, 3.2.2)
+            url = httptools.parse_url(target)
+        except httptools.HttpParserInvalidURLError:
+            return "the request target is not a path"
+        if not url.schema or not url.path:
+            return "the request target is not a path"
+        target = url.path + (b"?" + url.query if url.query is not None else b"")
+    path, _, request.query = target.partition(b"?")
+    request.path = path.decode("latin-1")
+    return None

@@ -1,0 +1,258 @@
+"""The gateway: who serves which path, and what lives as long as the process.
+
+Inference paths go to an `Exchange`, a few are answered here, `/internal` does not exist for
+clients, and every other path is the control plane's.
+"""
+
+import asyncio
+import os
+import posixpath
+import time
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
+
+import orjson
+
+from tramontane.domain.refusal import Code, Refusal
+from tramontane.domain.routing import RouteTable
+from tramontane.gateway.client import replies
+from tramontane.gateway.client.request import body_too_large
+from tramontane.gateway.control_plane.forward import Forward
+from tramontane.gateway.exchange import Exchange, model_not_found
+from tramontane.gateway.limits import Limits
+from tramontane.gateway.metering.meter import Meter
+from tramontane.gateway.probe import Probe
+from tramontane.gateway.request_ids import RequestIds
+from tramontane.gateway.routes import RouteIndex
+from tramontane.gateway.upstream.bodies import ENDPOINTS, Endpoint
+from tramontane.gateway.upstream.replica import Replica
+from tramontane.runtime.clock import Clock
+
+if TYPE_CHECKING:
+    from tramontane.gateway.client.connection import ClientConnection
+    from tramontane.gateway.client.request import Request
+
+# mistralai appends /v1 itself to a base URL that ends in /v1, so the prefix may come twice.
+_PREFIXES: Final = tuple(
+    mount + prefix for mount in ("", "/openai", "/mistral") for prefix in ("/v1", "/v1/v1")
+)
+_INFERENCE: Final[dict[str, Endpoint]] = {
+    prefix + endpoint.path.removeprefix("/v1") + slash: endpoint
+    for endpoint in ENDPOINTS
+    for prefix in _PREFIXES
+    for slash in ("", "/")
+}
+_MODELS: Final = "/v1/models"
+_READ: Final = "GET, HEAD, OPTIONS"
+_OK: Final = b'{"status":"ok"}'
+
+
+class Gateway:
+    """All of one gateway process that is not a connection."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        meter: Meter,
+        clock: Clock,
+        limits: Limits,
+        control_address: tuple[str, int],
+    ) -> None:
+        self.loop = loop
+        self.meter = meter
+        self.clock = clock
+        self.limits = limits
+        self.control_address = control_address
+        self.index: RouteIndex | None = None
+        self.date = replies.date_line(time.time())
+        self.is_draining = False
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._clients: set[ClientConnection] = set()
+        self._leaving: list[Replica] = []  # gone from the table, connections still ending
+        self._ids = RequestIds(os.urandom)
+        self._probe = Probe(self)
+        self._next_sweep: asyncio.TimerHandle | None = None
+
+    # What lives as long as the process.
+
+    def apply(self, table: RouteTable) -> None:
+        """Route by ``table`` from now on. Requests in flight stay where they are."""
+        before = self.index.replicas if self.index is not None else {}
+        self.index = RouteIndex(table, before)
+        kept = self.index.replicas
+        for replica in before.values():
+            if kept.get(replica.id) is not replica:
+                replica.retire()
+                self._leaving.append(replica)
+
+    def add_client(self, client: "ClientConnection") -> bool:
+        """Take a connection in; False when there are too many or we are leaving."""
+        if self.is_draining or len(self._clients) >= self.limits.connections_max:
+            return False
+        self._clients.add(client)
+        return True
+
+    def remove_client(self, client: "ClientConnection") -> None:
+        """Forget a connection that has ended."""
+        self._clients.discard(client)
+
+    def sweep(self) -> None:
+        """Look at every deadline, then again in a second."""
+        now = self.loop.time()
+        self.date = replies.date_line(time.time())
+        self.meter.touch()
+        for client in list(self._clients):
+            client.check(now)
+        replicas = list(self.index.replicas.values()) if self.index is not None else []
+        for replica in replicas + self._leaving:
+            replica.tidy(now, self.limits.pool_idle_s, self.limits.linger_s)
+        self._leaving = [replica for replica in self._leaving if replica.ending]
+        self._next_sweep = self.loop.call_later(self.limits.sweep_s, self.sweep)
+
+    def stop(self) -> None:
+        """Stop sweeping: the loop is about to end."""
+        if self._next_sweep is not None:
+            self._next_sweep.cancel()
+
+    async def drain(self) -> None:
+        """Finish what is being served, within the limit, then drop what is left."""
+        self.is_draining = True
+        deadline = self.loop.time() + self.limits.drain_s
+        while self._clients and self.loop.time() < deadline:
+            for client in list(self._clients):
+                client.check(self.loop.time())
+            await asyncio.sleep(0.02)
+        for client in list(self._clients):
+            client.abort()
+        for task in list(self.tasks):
+            task.cancel()
+        if self.index is not None:
+            for replica in self.index.replicas.values():
+                replica.retire()
+        await asyncio.sleep(0)  # lets the connections tell their exchanges
+
+    # One request.
+
+    def begin(self, client: "ClientConnection", request: "Request") -> None:
+        """Find out who serves a request whose head has arrived."""
+        request.id = self._ids.next()
+        if request.length is not None and request.length > self.limits.body_bytes_max:
+            self.refuse(client, request, body_too_large(self.limits.body_bytes_max))
+            return
+        endpoint = _INFERENCE.get(request.path)
+        if endpoint is None:
+            self._begin_other(client, request)
+        elif request.method != b"POST":
+            self._refuse_method(client, request, "POST, OPTIONS")
+        else:
+            refusal = self._look_early(request)
+            if refusal is not None:
+                self.refuse(client, request, refusal)
+            else:
+                request.sink = Exchange(self, client, request, endpoint)
+                if not request.has_body:
+                    request.sink.on_upload_end()
+
+    def refuse(self, client: "ClientConnection", request: "Request", refusal: Refusal) -> None:
+        """Answer with an error in the caller's dialect."""
+        request.id = request.id or self._ids.next()
+        client.reply(*replies.error(refusal, request.dialect))
+
+    def _look_early(self, request: "Request") -> Refusal | None:
+        """Refuse a stranger before his long body is read."""
+        is_short = request.length is not None and request.length <= self.limits.early_check_bytes
+        if is_short or self.index is None or not request.has_body:
+            return None
+        found = self.index.auth.may_infer(request.authorization, self.clock.now_ms())
+        return found if isinstance(found, Refusal) else None
+
+    def _begin_other(self, client: "ClientConnection", request: "Request") -> None:
+        path = _plain(request.path)
+        if path in {"/health", "/ready"} or path == _MODELS or path.startswith(_MODELS + "/"):
+            if request.method not in {b"GET", b"HEAD"}:
+                self._refuse_method(client, request, _READ)
+            elif path == "/health":
+                client.reply(200, replies.JSON_TYPE, _OK)
+            elif path == "/ready":
+                self._tell_ready(client, request)
+            else:
+                self._tell_models(client, request, path)
+        elif _is_internal(path) or path == "*":
+            message = f"there is nothing at {request.path[:200]}"
+            self.refuse(client, request, Refusal(Code.NOT_FOUND, message))
+        else:
+            target = _forwarded(request.path)
+            if request.query:
+                target += "?" + request.query.decode("latin-1")
+            request.sink = Forward(self, client, request, target)
+
+    def _tell_ready(self, client: "ClientConnection", request: "Request") -> None:
+        def tell(reason: str | None) -> None:
+            if client.current is not request:
+                return  # it left
+            if self.is_draining:
+                reason = "the gateway is stopping"
+            status = 200 if reason is None else 503
+            body = (
+                {"status": "ready"} if reason is None else {"status": "starting", "reason": reason}
+            )
+            client.reply(status, replies.JSON_TYPE, orjson.dumps(body))
+
+        self._probe.ask(tell)
+
+    def _tell_models(self, client: "ClientConnection", request: "Request", path: str) -> None:
+        if self.index is None:
+            refusal = Refusal(Code.UNAVAILABLE, "the gateway has no route table yet; try again")
+            self.refuse(client, request, refusal)
+            return
+        key = self.index.auth.may_infer(request.authorization, self.clock.now_ms())
+        if isinstance(key, Refusal):
+            self.refuse(client, request, key)
+            return
+        wanted = unquote(path[len(_MODELS) + 1 :].rstrip("/"))
+        if not wanted:
+            routes = [active.route for active in self.index.by_project.get(key.project_id, [])]
+            client.reply(200, replies.JSON_TYPE, orjson.dumps(replies.cards(routes)))
+            return
+        active = self.index.find(key.project_id, wanted)
+        if active is None:
+            self.refuse(client, request, model_not_found(wanted))
+        else:
+            client.reply(200, replies.JSON_TYPE, orjson.dumps(replies.card(active.route)))
+
+    def _refuse_method(self, client: "ClientConnection", request: "Request", allowed: str) -> None:
+        allow = f"allow: {allowed}\r\n".encode()
+        if request.method == b"OPTIONS":
+            client.reply(204, allow, b"")
+            return
+        method = request.method.decode("latin-1")
+        message = f"{request.path[:200]} does not take {method}; it takes {allowed}"
+        status, lines, body = replies.error(
+            Refusal(Code.METHOD_NOT_ALLOWED, message), request.dialect
+        )
+        client.reply(status, lines + allow, body)
+
+
+def _plain(path: str) -> str:
+    """Return ``path`` without its mount, a doubled prefix and a trailing slash."""
+    for mount in ("/openai/v1", "/mistral/v1"):
+        if path.startswith(mount):
+            path = path[len(mount) - 3 :]
+    path = _forwarded(path)
+    if path in {"/v1/health", "/v1/ready"}:
+        path = path[3:]
+    return path.rstrip("/") or "/"
+
+
+def _forwarded(path: str) -> str:
+    """Return ``path`` with a doubled prefix made single."""
+    if path.startswith(("/v1/v1/", "/v1/cloud/", "/v1/internal")):
+        return path[3:]
+    return path
+
+
+def _is_internal(path: str) -> bool:
+    """Tell whether the control plane could read ``path`` as one of its internal ones."""
+    decoded = posixpath.normpath("/" + unquote(path).lstrip("/"))
+    return decoded.split("/")[1] == "internal"

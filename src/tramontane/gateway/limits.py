@@ -1,0 +1,56 @@
+"""Every limit of a gateway by name, with the reason for its default."""
+
+from dataclasses import dataclass
+from typing import Final
+
+RECORD_BYTES_MAX: Final = 1_024  # one usage event as a line: seven ids, a name, twenty keys
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes in bytes, times in seconds. Tests shorten the times; nothing else changes them."""
+
+    # What a client may send.
+    head_bytes_max: int = 32 * 1024  # request line and headers; the usual limit of servers
+    body_bytes_max: int = 32 * 1024 * 1024  # some eight million tokens of text, or a few images
+    early_check_bytes: int = 64 * 1024  # a longer body is not read before the key is checked
+    pipelined_bytes_max: int = 256 * 1024  # read ahead of the request being served
+    connections_max: int = 16_384
+    head_s: float = 10.0  # from the first byte of a request to the end of its headers
+    body_grace_s: float = 30.0  # for any body, and between two pieces of one
+    body_rate_min: int = 1_024  # bytes per second that a longer body must keep up
+    keep_alive_s: float = 75.0  # between two requests; longer than the clients' own pools keep
+    stall_s: float = 60.0  # a client that takes no byte of its reply for this long is gone
+    linger_s: float = 2.0  # reads on after an early refusal, so that the client sees it
+
+    # What an engine may do.
+    connect_s: float = 2.0  # a replica is near; a SYN lost twice is a dead one
+    first_byte_s: float = 600.0  # as long as the official clients wait
+    idle_s: float = 120.0  # between two pieces of a stream
+    reply_bytes_max: int = 256 * 1024 * 1024  # 2,048 embeddings of 8,192 numbers as text
+    error_bytes_max: int = 1024 * 1024  # an engine's error body
+    stream_event_bytes_max: int = 8 * 1024 * 1024  # one event: a whole tool call, log-probs
+    attempts_max: int = 3  # replicas tried for one request
+    aside_s: float = 2.0  # a replica that refused a connection is skipped for this long
+    pool_idle_s: float = 4.0  # below the 5 s after which llama.cpp and uvicorn hang up
+    reuse_race_s: float = 1.0  # a kept connection that closes this soon had closed before
+
+    # The control plane.
+    forward_buffer_bytes: int = 256 * 1024  # of an upload, before its reading pauses
+    poll_wait_s: int = 20  # of the long poll for the route table
+    retry_s_max: float = 5.0  # between two tries to reach it: a revoked key must go in 5 s
+    ready_cache_s: float = 1.0  # /ready asks an engine at most this often
+    not_ready_cache_s: float = 0.1  # a start is waited for
+    probe_s: float = 2.0
+
+    # Metering.
+    inflight_max: int = 4_096  # requests being served at a time
+    spool_bytes_max: int = 1024 * 1024 * 1024  # about two million events without control plane
+    segment_bytes: int = 1024 * 1024  # of one spool file: what is shipped again after a crash
+    spool_step_bytes: int = 256 * 1024  # how far ahead room is reserved on the disk
+    sync_s: float = 0.005  # a group of events is on the disk this soon
+    ship_pause_s: float = 0.2  # between two batches, so that they fill
+    ship_batch: int = 500
+
+    sweep_s: float = 1.0  # how often deadlines are looked at
+    drain_s: float = 30.0  # streams may take this long after SIGTERM

@@ -1,0 +1,105 @@
+"""What metering writes: a request that started, and the usage event of one that ended.
+
+Both are msgspec structures, because one of each is made per request; `UsageLine` has the fields
+of `domain.usage.UsageEvent`, one for one (a test holds them together).
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from tramontane.domain.ids import REQUEST, USAGE_EVENT
+from tramontane.domain.usage import Outcome, TokenSource
+
+# The status of a request whose client was told none before it left; nginx's convention.
+STATUS_NONE: Final = 499
+
+
+class Started(msgspec.Struct, frozen=True, gc=False):
+    """A request that is handed to an engine, as its in-flight slot remembers it."""
+
+    request_id: str
+    organization_id: str
+    project_id: str
+    api_key_id: str
+    deployment_id: str
+    replica_id: str
+    model: str
+    endpoint: str
+    is_stream: bool
+    started_at_ms: int
+
+
+class UsageLine(msgspec.Struct, frozen=True, gc=False):
+    """One usage event, as a line of the spool and as the control plane takes it."""
+
+    id: str
+    request_id: str
+    organization_id: str
+    project_id: str
+    api_key_id: str
+    deployment_id: str
+    replica_id: str
+    model: str
+    endpoint: str
+    outcome: Outcome
+    status: int
+    is_stream: bool
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    token_source: TokenSource
+    started_at_ms: int
+    duration_ms: int
+    first_byte_ms: int | None
+    gateway: str
+
+
+encode: Final[Callable[[msgspec.Struct], bytes]] = msgspec.json.Encoder().encode
+
+
+def event_id_of(request_id: str) -> str:
+    """Return the id of the one usage event that the request ``request_id`` can ever have."""
+    return USAGE_EVENT + request_id[len(REQUEST) :]
+
+
+def ended(
+    started: Started,
+    *,
+    gateway: str,
+    outcome: Outcome,
+    status: int,
+    tokens: tuple[int, int, int] | None,
+    counted_tokens: int,
+    duration_ms: int,
+    first_byte_ms: int | None,
+) -> UsageLine:
+    """Return the usage event of a request.
+
+    ``tokens`` are the engine's own prompt, completion and cached tokens; without them
+    ``counted_tokens``, the pieces of the stream that passed, stand for the completion.
+    """
+    prompt, completion, cached = tokens or (0, counted_tokens, 0)
+    return UsageLine(
+        id=event_id_of(started.request_id),
+        request_id=started.request_id,
+        organization_id=started.organization_id,
+        project_id=started.project_id,
+        api_key_id=started.api_key_id,
+        deployment_id=started.deployment_id,
+        replica_id=started.replica_id,
+        model=started.model,
+        endpoint=started.endpoint,
+        outcome=outcome,
+        status=status,
+        is_stream=started.is_stream,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        cached_tokens=cached,
+        token_source=TokenSource.ENGINE if tokens else TokenSource.COUNTED,
+        started_at_ms=started.started_at_ms,
+        duration_ms=max(0, duration_ms),
+        first_byte_ms=first_byte_ms,
+        gateway=gateway,
+    )

@@ -1,0 +1,163 @@
+"""Looks into a request body once: is it sound, which model, does anything have to be changed?
+
+The bytes go on to the engine as they came whenever they can. What must be changed: the model's
+name where the engine knows it by another; a stream's usage, which we always ask for; and
+Mistral's ``random_seed`` and ``tool_choice: any``, which engines know by OpenAI's names.
+Further fields are let through: what the engine does not know it ignores.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+import orjson
+from msgspec import Meta
+
+from tramontane.domain.refusal import Code, Refusal
+from tramontane.gateway.upstream.stream import UsageForm
+
+_NEXT_STEP: Final = "; see the API reference for the request's form"
+_WITH_USAGE: Final = b'{"stream_options":{"include_usage":true},'
+_VALIDATION: Final = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?$", re.DOTALL)
+_MISSING: Final = re.compile(r"^Object missing required field `(?P<name>.*)`$")
+
+_Count = Annotated[int, Meta(ge=1)]
+_Number = Annotated[float, Meta(ge=0)]
+_List = Annotated[list[Any], Meta(min_length=1)]
+
+
+class _Message(msgspec.Struct):
+    role: str
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class _Common(msgspec.Struct):
+    model: str
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    max_tokens: _Count | None = None
+    temperature: _Number | None = None
+    top_p: _Number | None = None
+    n: _Count | None = None
+    seed: int | None = None
+    random_seed: int | None = None
+    stop: str | list[str] | None = None
+
+
+class _Chat(_Common, kw_only=True):
+    messages: Annotated[list[_Message], Meta(min_length=1)]
+    max_completion_tokens: _Count | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
+
+
+class _Completion(_Common, kw_only=True):
+    prompt: str | _List
+
+
+class _Embedding(msgspec.Struct, kw_only=True):
+    model: str
+    input: Annotated[str, Meta(min_length=1)] | _List
+    encoding_format: Literal["float", "base64"] | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    random_seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One inference path. ``lead`` is how many chunks of its streams come before any token."""
+
+    name: str
+    path: str
+    form: type[msgspec.Struct]
+    lead: int = 0
+
+
+CHAT: Final = Endpoint("chat.completions", "/v1/chat/completions", _Chat, lead=1)
+COMPLETIONS: Final = Endpoint("completions", "/v1/completions", _Completion)
+EMBEDDINGS: Final = Endpoint("embeddings", "/v1/embeddings", _Embedding)
+ENDPOINTS: Final = (CHAT, COMPLETIONS, EMBEDDINGS)
+
+
+class Call:
+    """A sound request body: what it asks for, and how it goes to the engine."""
+
+    __slots__ = ("_asked", "_raw", "_value", "form", "is_stream", "model")
+
+    def __init__(self, raw: bytes, value: dict[str, Any], asked: Any) -> None:
+        self._raw = raw
+        self._value = value
+        self._asked = asked
+        self.model: str = asked.model
+        self.is_stream = bool(asked.stream)
+        options = asked.stream_options
+        if options is None:
+            self.form = UsageForm.ON_FINISH
+        else:
+            self.form = UsageForm.OWN_CHUNK if options.include_usage else UsageForm.NONE
+
+    def pieces_for(self, upstream_model: str) -> tuple[bytes | memoryview, ...]:
+        """Return the body for an engine that knows the model as ``upstream_model``."""
+        asked = self._asked
+        wants_usage = self.is_stream and self.form is not UsageForm.OWN_CHUNK
+        is_unchanged = (
+            self.model == upstream_model
+            and asked.random_seed is None
+            and self._value.get("tool_choice") != "any"
+        )
+        if is_unchanged and not wants_usage:
+            return (self._raw,)
+        if is_unchanged and "stream_options" not in self._value:
+            start = self._raw.index(b"{") + 1
+            return (_WITH_USAGE, memoryview(self._raw)[start:])
+        return (orjson.dumps(self._changed(upstream_model, wants_usage=wants_usage)),)
+
+    def _changed(self, upstream_model: str, *, wants_usage: bool) -> dict[str, Any]:
+        value = {**self._value, "model": upstream_model}
+        if wants_usage:
+            value["stream_options"] = {**(value.get("stream_options") or {}), "include_usage": True}
+        seed = value.pop("random_seed", None)
+        if seed is not None and value.get("seed") is None:
+            value["seed"] = seed
+        if value.get("tool_choice") == "any":
+            value["tool_choice"] = "required"
+        return value
+
+
+def read_call(endpoint: Endpoint, raw: bytes) -> Call | Refusal:
+    """Check ``raw`` as a body for ``endpoint``: strict JSON, then the fields that we rely on."""
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        why = error.msg if raw else "it is empty"
+        message = f"the request body is not valid JSON: {why}; send a JSON object in UTF-8"
+        return Refusal(Code.INVALID_JSON, message)
+    if not isinstance(value, dict):
+        kind = "array" if isinstance(value, list) else "plain value"
+        message = f"the request body must be a JSON object, not a JSON {kind}"
+        return Refusal(Code.INVALID_JSON, message)
+    try:
+        asked = msgspec.convert(value, endpoint.form)
+    except msgspec.ValidationError as error:
+        return _explain(str(error))
+    return Call(raw, value, asked)
+
+
+def _explain(told: str) -> Refusal:
+    """Turn msgspec's "Expected `str`, got `int` - at `$.model`" into our refusal."""
+    match = _VALIDATION.match(told)
+    what, where = (match["what"], match["where"]) if match else (told, None)
+    missing = _MISSING.match(what)
+    if missing:
+        param = f"{where}.{missing['name']}" if where else missing["name"]
+        message = f"the field {param!r} is missing{_NEXT_STEP}"
+        return Refusal(Code.MISSING_REQUIRED_PARAMETER, message, param)
+    said = what.replace("`", "").replace("Expected", "expected", 1).replace("| null", "or null")
+    message = f"the field {where!r} is wrong: {said}{_NEXT_STEP}"
+    return Refusal(Code.INVALID_VALUE, message, where)

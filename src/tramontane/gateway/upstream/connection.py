@@ -1,0 +1,302 @@
+"""One connection to an engine or to the control plane: writes a request, parses the reply.
+
+It knows HTTP and nothing of models. What it reads goes to its `Receiver`; pausing its reading is
+how back-pressure reaches the engine.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, cast
+
+import httptools
+
+from tramontane.gateway.upstream.replica import Replica
+
+Headers = list[tuple[bytes, bytes]]
+_REPLY_HEAD_BYTES_MAX: Final = 64 * 1024
+
+
+class DialError(Exception):
+    """No connection came about; no byte of a request was sent."""
+
+
+async def dial(
+    host: str, port: int, connect_s: float, replica: Replica | None = None
+) -> "UpstreamConnection":
+    """Open a connection within ``connect_s`` seconds. Raises `DialError`."""
+    loop = asyncio.get_running_loop()
+    connection = UpstreamConnection(loop.time, replica)
+    try:
+        async with asyncio.timeout(connect_s):
+            await loop.create_connection(lambda: connection, host, port)
+    except TimeoutError as error:
+        msg = f"no connection within {connect_s:g} s"
+        raise DialError(msg) from error
+    except OSError as error:
+        raise DialError(os.strerror(error.errno).lower() if error.errno else str(error)) from error
+    return connection
+
+
+class Receiver(Protocol):
+    """Who gets a reply. After `on_reply_end` or `on_reply_broken` the connection is gone for it."""
+
+    def on_reply_head(self, status: int, headers: Headers) -> None:
+        """Take the final status and the headers, names as sent."""
+        ...
+
+    def on_reply_data(self, data: bytes) -> None:
+        """Take a piece of the body, its transfer coding removed."""
+        ...
+
+    def on_reply_end(self) -> None:
+        """The reply is whole."""
+        ...
+
+    def on_reply_broken(self, reason: str) -> None:
+        """The connection ended before the reply did."""
+        ...
+
+    def on_upload_paused(self, is_paused: bool) -> None:  # noqa: FBT001 - a plain event
+        """The peer takes no more bytes for now, or takes them again."""
+        ...
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One TCP connection, used for one request at a time."""
+
+    __slots__ = (
+        "_body",
+        "_fd",
+        "_has_framing",
+        "_head_bytes",
+        "_headers",
+        "_is_complete",
+        "_is_head_new",
+        "_is_keepable",
+        "_loop_time",
+        "_parser",
+        "_status",
+        "_transport",
+        "has_no_body",
+        "has_reply",
+        "is_reused",
+        "receiver",
+        "replica",
+        "since",
+    )
+
+    def __init__(self, loop_time: Callable[[], float], replica: Replica | None = None) -> None:
+        """``replica`` gets the connection back when a reply ended well; None keeps none."""
+        self._loop_time = loop_time
+        self.replica = replica
+        self.receiver: Receiver | None = None
+        self.is_reused = False
+        self.since = 0.0  # when it was last given work or put aside
+        self._transport: asyncio.Transport | None = None
+        self._fd = -1
+        self._parser = httptools.HttpResponseParser(self)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._headers: Headers = []
+        self._body: list[bytes] = []
+        self._status = 0
+        self._head_bytes = 0
+        self._is_head_new = False
+        self._is_complete = False
+        self._is_keepable = False
+        self._has_framing = False
+        self.has_no_body = False
+        self.has_reply = False
+
+    # What an exchange calls.
+
+    @property
+    def is_usable(self) -> bool:
+        """Tell whether a request may be written to it."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def send(self, receiver: Receiver, pieces: Sequence[bytes | memoryview]) -> bool:
+        """Begin a request. False: the connection turned out to be dead and took no byte of it."""
+        self._reset()
+        self.receiver = receiver
+        self.since = self._loop_time()
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return False
+        try:
+            taken = os.writev(self._fd, pieces)
+        except BlockingIOError:
+            taken = 0
+        except OSError:
+            self.receiver = None
+            transport.abort()
+            return False
+        for piece in pieces:
+            if taken < len(piece):
+                transport.write(memoryview(piece)[taken:])
+            taken = max(0, taken - len(piece))
+        return True
+
+    def write(self, data: bytes) -> None:
+        """Send a further piece of an upload."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def set_reading(self, *, on: bool) -> None:
+        """Stop or go on taking bytes: TCP then holds the peer back."""
+        transport = self._transport
+        if transport is None or transport.is_closing() or transport.is_reading() is on:
+            return
+        if on:
+            transport.resume_reading()
+        else:
+            transport.pause_reading()
+
+    def keep(self) -> None:
+        """Put the connection back for the next request, if both sides want to."""
+        replica = self.replica
+        if replica is None:
+            self.close()
+            return
+        replica.ending.discard(self)
+        is_unused = not self.has_reply
+        if replica.is_retired or not self.is_usable or not (self._is_keepable or is_unused):
+            self.close()
+            return
+        self._is_complete = False
+        self.is_reused = True
+        self.since = self._loop_time()
+        self.set_reading(on=True)
+        replica.idle.append(self)
+
+    def let_go(self) -> None:
+        """Give up interest in a reply that has said all: the connection is kept if it can be."""
+        self.receiver = None
+        self.set_reading(on=True)
+        if self.replica is None or not self.is_usable:
+            self.close()
+        else:
+            self.since = self._loop_time()
+            self.replica.ending.add(self)
+
+    def close(self) -> None:
+        """End the connection at once; an engine stops working on what was asked."""
+        self.receiver = None
+        if self.replica is not None:
+            self.replica.ending.discard(self)
+        if self._transport is not None:
+            self._transport.abort()
+
+    # What the loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport; uvloop has set TCP_NODELAY."""
+        self._transport = transport = cast("asyncio.Transport", transport)
+        self._fd = transport.get_extra_info("socket").fileno()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, then hand over what was parsed in one piece."""
+        if self.receiver is None and self not in self._ending():
+            self.close()  # bytes that nobody asked for
+            return
+        self.has_reply = True
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._break("it did not answer in HTTP")
+            return
+        self._deliver()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the receiver, unless the reply ends with the connection."""
+        self._transport = None
+        if self.replica is not None:
+            self.replica.ending.discard(self)
+            if self.receiver is None and self in self.replica.idle:
+                self.replica.idle.remove(self)
+        receiver, self.receiver = self.receiver, None
+        if receiver is None:
+            return
+        if self._status and not self._has_framing and exc is None:
+            receiver.on_reply_end()
+        else:
+            receiver.on_reply_broken("it closed the connection")
+
+    def pause_writing(self) -> None:
+        """The peer is slower than the upload."""
+        if self.receiver is not None:
+            self.receiver.on_upload_paused(True)  # noqa: FBT003
+
+    def resume_writing(self) -> None:
+        """The peer has caught up."""
+        if self.receiver is not None:
+            self.receiver.on_upload_paused(False)  # noqa: FBT003
+
+    # What the parser calls.
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; those of trailers and of interim replies are dropped."""
+        if self._status:
+            return
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > _REPLY_HEAD_BYTES_MAX:
+            msg = "the reply's headers are too large"
+            raise ValueError(msg)
+        self._headers.append((name, value))
+        lower = name.lower()
+        if lower in {b"content-length", b"transfer-encoding"}:
+            self._has_framing = True
+
+    def on_headers_complete(self) -> None:
+        """Note the status of a final reply; 1xx only announces one (RFC 9110, 15.2)."""
+        status = self._parser.get_status_code()
+        if self._is_complete:  # a second reply to one request
+            return
+        if status < 200:
+            self._headers.clear()
+            self._has_framing = False
+            return
+        self._status = status
+        self._is_head_new = True
+        if status in {204, 304} or self.has_no_body:
+            self._has_framing = True
+            self._is_complete = self.has_no_body
+
+    def on_body(self, data: bytes) -> None:
+        """Keep a piece of the body until the whole read is parsed."""
+        if not self._is_complete:
+            self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        """Note the end; the connection may be kept if both sides want to."""
+        if self._status:
+            is_first = not self._is_complete
+            self._is_complete = True
+            self._is_keepable = is_first and self._parser.should_keep_alive()
+
+    def _ending(self) -> set["UpstreamConnection"]:
+        return self.replica.ending if self.replica is not None else set()
+
+    def _deliver(self) -> None:
+        if self._is_head_new and self.receiver is not None:
+            self._is_head_new = False
+            self.receiver.on_reply_head(self._status, self._headers)
+        if self._body:
+            body = self._body
+            data = body[0] if len(body) == 1 else b"".join(body)
+            body.clear()
+            if self.receiver is not None:
+                self.receiver.on_reply_data(data)
+        if self._is_complete:
+            receiver, self.receiver = self.receiver, None
+            self.keep()
+            if receiver is not None:
+                receiver.on_reply_end()
+
+    def _break(self, reason: str) -> None:
+        receiver = self.receiver
+        self.close()
+        if receiver is not None:
+            receiver.on_reply_broken(reason)

@@ -1,0 +1,95 @@
+"""A replica as a gateway sees it: its load, its kept connections, and whether to try it now."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tramontane.gateway.upstream.bodies import ENDPOINTS
+
+if TYPE_CHECKING:
+    from tramontane.gateway.upstream.connection import UpstreamConnection
+
+
+class Replica:
+    """One engine. ``inflight`` counts what this gateway has sent it and not seen the end of."""
+
+    __slots__ = (
+        "address",
+        "aside_until",
+        "ending",
+        "heads",
+        "host",
+        "id",
+        "idle",
+        "inflight",
+        "is_retired",
+        "port",
+        "secret",
+    )
+
+    def __init__(self, replica_id: str, address: str, secret: str) -> None:
+        """``address`` is ``host:port``, an IPv6 host in brackets."""
+        self.id = replica_id
+        self.address = address
+        self.secret = secret
+        host, _, port = address.rpartition(":")
+        self.host = host.strip("[]")
+        self.port = int(port)
+        self.inflight = 0
+        self.aside_until = 0.0
+        self.is_retired = False
+        self.idle: list[UpstreamConnection] = []  # the last used one is the first reused
+        self.ending: set[UpstreamConnection] = set()  # answered; their last bytes are on the way
+        self.heads = {
+            endpoint.name: (
+                f"POST {endpoint.path} HTTP/1.1\r\nhost: {address}\r\n"
+                f"authorization: Bearer {secret}\r\ncontent-type: application/json\r\n"
+            ).encode()
+            for endpoint in ENDPOINTS
+        }
+
+    def take_idle(self) -> "UpstreamConnection | None":
+        """Return a kept connection that is still open, or None."""
+        while self.idle:
+            connection = self.idle.pop()
+            if connection.is_usable:
+                return connection
+        return None
+
+    def drop_idle(self) -> None:
+        """Close the kept connections."""
+        idle, self.idle = self.idle, []
+        for connection in idle:
+            connection.close()
+
+    def retire(self) -> None:
+        """Close what is kept open: the route table names this replica no more."""
+        self.is_retired = True
+        self.drop_idle()
+
+    def tidy(self, now: float, idle_s: float, ending_s: float) -> None:
+        """Close connections that nobody used for ``idle_s``, before the engine does."""
+        while self.idle and now - self.idle[0].since > idle_s:
+            self.idle.pop(0).close()
+        for connection in [item for item in self.ending if now - item.since > ending_s]:
+            connection.close()
+
+
+def pick(
+    replicas: Sequence[Replica], turn: int, now: float, tried: Sequence[Replica]
+) -> Replica | None:
+    """Return the least loaded replica that was not tried, or None.
+
+    Replicas set aside come last: when all are, one of them is still the best guess. ``turn``
+    decides between equals.
+    """
+    count = len(replicas)
+    best: Replica | None = None
+    best_load = (True, 0)
+    for step in range(count):
+        replica = replicas[(turn + step) % count]
+        if replica in tried or replica.is_retired:
+            continue
+        load = (replica.aside_until > now, replica.inflight)
+        if best is None or load < best_load:
+            best, best_load = replica, load
+    return best
