@@ -1,3 +1,5 @@
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -63,6 +65,35 @@ def test_a_name_is_taken_until_its_deployment_is_deleted(database):
     with database.read() as tx:
         assert deployments.get_for(tx, PROJECT, "deployment-1") == again
         assert deployments.get_for(tx, PROJECT, seen.id).deleted_at_ms == NOW_MS
+
+
+def test_of_two_that_take_a_name_at_once_one_gets_it(database):
+    told: list[str] = []
+
+    def take(number: int, between: Callable[[], None] = lambda: None) -> None:
+        wanted = samples.deployment(number, name="wanted")
+
+        def write(tx):
+            deployments.insert(tx, wanted)
+            between()
+
+        try:
+            database.write(write)
+            told.append("stored")
+        except NameTakenError:
+            told.append("taken")
+
+    other = threading.Thread(target=take, args=(11,))
+
+    def begin_other() -> None:
+        other.start()
+        other.join(0.3)
+
+    take(10, begin_other)
+    other.join()
+    assert sorted(told) == ["stored", "taken"]
+    with database.read() as tx:
+        assert deployments.get_for(tx, PROJECT, "wanted").id == samples.make_id("dep", 10)
 
 
 @pytest.mark.parametrize(

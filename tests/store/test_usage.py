@@ -46,15 +46,17 @@ def test_an_event_comes_back_as_it_was(database):
 def test_an_id_counts_once_for_ever(database):
     first = samples.usage_events(range(10))
     assert accept(database, []) == 0
+    assert accept(database, samples.usage_events([11])) == 1
+    assert accept(database, samples.usage_events([11])) == 0
     assert accept(database, first) == 10
     assert accept(database, first) == 0
-    assert accept(database, samples.usage_events([8, 9, 10, 11, 11])) == 2
+    assert accept(database, samples.usage_events([8, 9, 10, 10, 11, 11])) == 1
     assert accept(database, [replace(first[3], prompt_tokens=99_999)]) == 0
     roll_up(database, 1_000)
     assert accept(database, first) == 0
     with database.read() as tx:
         stored, has_more = usage.list_events(tx, None)
-    assert (stored, has_more) == (samples.usage_events(range(12)), False)
+    assert (stored, has_more) == (samples.usage_events([11, *range(11)]), False)
 
 
 def test_a_full_batch_is_accepted_whole(database):

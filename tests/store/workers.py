@@ -22,9 +22,11 @@ from typing import Any
 from tests.store import samples
 from tests.store.samples import PROJECT
 from tramontane.store import events, leases, tenancy, usage
-from tramontane.store.db import Database, StoreUnavailableError, Transaction
+from tramontane.store.db import Database, Limits, StoreUnavailableError, Transaction
 
 LIMIT_S = 60
+# The machine may be busy with other things; what is tested is that nothing is lost.
+PATIENT = Limits(busy_timeout_ms=20_000, write_give_up_ms=40_000)
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.store.workers"])
@@ -54,7 +56,7 @@ def received(connection: Connection) -> Any:
 
 def count_up(connection: Connection, url: str, times: int) -> None:
     """Add 1 to the project's number ``times`` times, each in a write of its own."""
-    database = Database(url)
+    database = Database(url, PATIENT)
     connection.recv()
     for _ in range(times):
         database.write(add_one)
@@ -74,7 +76,7 @@ def add_one(tx: Transaction) -> int:
 
 def count_up_and_tell(connection: Connection, url: str) -> None:
     """Add 1 for ever and tell each number once it is committed."""
-    database = Database(url)
+    database = Database(url, PATIENT)
     while True:
         connection.send(database.write(add_one))
 
@@ -87,14 +89,14 @@ def stop_in_the_middle(connection: Connection, url: str) -> None:
         connection.send(os.getpid())
         threading.Event().wait()
 
-    Database(url).write(write)
+    Database(url, PATIENT).write(write)
 
 
 def fill_the_disk(connection: Connection, url: str, size_bytes: int) -> None:
     """Add 1 until no file may grow beyond ``size_bytes``; tell each number and the error."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, size_bytes))
-    database = Database(url)
+    database = Database(url, PATIENT)
     try:
         while True:
             connection.send(database.write(add_one))
@@ -109,7 +111,7 @@ def fill_the_disk(connection: Connection, url: str, size_bytes: int) -> None:
 
 def take_lease(connection: Connection, url: str, holder: str, rounds: int) -> None:
     """Try once for the lease of each round and tell which were taken."""
-    database = Database(url)
+    database = Database(url, PATIENT)
     connection.recv()
     taken: list[int] = []
     for number in range(rounds):
@@ -122,7 +124,7 @@ def take_lease(connection: Connection, url: str, holder: str, rounds: int) -> No
 
 def ship_usage(connection: Connection, url: str, batches: list[range]) -> None:
     """Send the batches as a gateway does and tell how many events were new in all."""
-    database = Database(url)
+    database = Database(url, PATIENT)
     connection.recv()
     new = 0
     for batch in batches:
@@ -134,7 +136,7 @@ def ship_usage(connection: Connection, url: str, batches: list[range]) -> None:
 
 def roll_up_usage(connection: Connection, url: str) -> None:
     """Roll up until told to stop; tell how many events that were."""
-    database = Database(url)
+    database = Database(url, PATIENT)
     connection.recv()
     rolled = 0
     while not connection.poll():

@@ -10,7 +10,7 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,9 +108,14 @@ class Transaction:
 
     connection: Connection
 
-    def execute(self, statement: Executable, rows: Any = None) -> CursorResult[*tuple[Any, ...]]:
-        """Run ``statement``, once for each of ``rows`` if given."""
-        return self.connection.execute(statement, rows)
+    def execute(self, statement: Executable) -> CursorResult[*tuple[Any, ...]]:
+        """Run ``statement``."""
+        return self.connection.execute(statement)
+
+    def insert_each(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Run an INSERT for each of ``rows`` and return how many rows it inserted in all."""
+        counted = {"preserve_rowcount": True}
+        return self.connection.execute(statement, rows, execution_options=counted).rowcount
 
     def scalar(self, query: Select[*tuple[Any, ...]]) -> Any:
         """Return the first column of the first row, or None."""

@@ -93,6 +93,7 @@ api_keys: Final = _table(
     _int("created_at_ms"),
     _int_or_null("expires_at_ms"),
     _int_or_null("revoked_at_ms"),
+    _int_or_null("requests_in_flight_max"),
     _int("revision"),
 )
 Index("uq_api_keys_key_hash", api_keys.c.key_hash, unique=True)

@@ -211,6 +211,7 @@ def _key_values(key: ApiKey) -> dict[str, object]:
         "redacted": key.redacted,
         "expires_at_ms": key.expires_at_ms,
         "revoked_at_ms": key.revoked_at_ms,
+        "requests_in_flight_max": key.requests_in_flight_max,
     }
 
 
@@ -225,5 +226,6 @@ def _key(row: AnyRow) -> ApiKey:
         created_at_ms=row.created_at_ms,
         expires_at_ms=row.expires_at_ms,
         revoked_at_ms=row.revoked_at_ms,
+        requests_in_flight_max=row.requests_in_flight_max,
         revision=row.revision,
     )

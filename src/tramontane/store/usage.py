@@ -56,7 +56,7 @@ def accept(tx: Transaction, events: Sequence[UsageEvent], now_ms: int) -> int:
         tx.execute(text("LOCK TABLE usage_roll_up IN EXCLUSIVE MODE"))
     statement = tx.insert(usage_events).on_conflict_do_nothing(index_elements=("id",))
     rows = [_values(event) | {"accepted_at_ms": now_ms} for event in events]
-    return len(tx.execute(statement.returning(usage_events.c.sequence), rows).all())
+    return tx.insert_each(statement, rows)
 
 
 def list_events(

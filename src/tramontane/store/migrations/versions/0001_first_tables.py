@@ -69,6 +69,7 @@ def _tenancy() -> None:
         sa.Column("created_at_ms", INT64, nullable=False),
         sa.Column("expires_at_ms", INT64, nullable=True),
         sa.Column("revoked_at_ms", INT64, nullable=True),
+        sa.Column("requests_in_flight_max", INT64, nullable=True),
         sa.Column("revision", INT64, nullable=False),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name="fk_api_keys_project_id"),
         sa.PrimaryKeyConstraint("id", name="pk_api_keys"),
