@@ -6,12 +6,15 @@ violation names its check, so that a planted bug can be shown to be caught by th
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from tramontane.domain.deployment import Deployment, DeploymentStatus
+from tramontane.domain.fleet import Node
 from tramontane.domain.observation import Reachable, RunState
 from tramontane.domain.planning.rollout import SURGE_MAX, wanted_replicas
 from tramontane.domain.replica import Replica, ReplicaStatus
 from tramontane.domain.resources import Resources
+from tramontane.domain.routing import RouteTable
 from tramontane.drivers.fake import FakeDriver, FakeNode, FakeProcess
 from tramontane.drivers.faults import LoseNode
 from tramontane.store import deployments, fleet, replicas, routes, usage
@@ -20,8 +23,11 @@ from tramontane.store.db import Database
 FOR_EVER_MS = 1 << 60
 
 
-class ViolationError(AssertionError):
-    """Something that must never be was seen; ``check`` names the rule."""
+class ViolationError(BaseException):
+    """Something that must never be was seen; ``check`` names the rule.
+
+    No `Exception`, because some are raised inside calls from a reconciler, which survives those.
+    """
 
     def __init__(self, check: str, told: str) -> None:
         super().__init__(f"{check}: {told}")
@@ -31,6 +37,16 @@ class ViolationError(AssertionError):
 def require(condition: bool, check: str, told: str) -> None:
     if not condition:
         raise ViolationError(check, told)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is recorded, at one moment."""
+
+    live: list[Deployment]
+    holding: list[Replica]
+    nodes: dict[str, Node]
+    table: RouteTable | None
 
 
 class Checks:
@@ -49,11 +65,10 @@ class Checks:
         self._lost_nodes: set[str] = set()
 
     def before_ensure(self, replica_id: str) -> None:
-        """Only what is recorded, and not recorded as ended, is ever started."""
+        """Only what is recorded is ever started."""
         with self._db.read() as tx:
             row = replicas.get_for(tx, None, replica_id)
-        recorded = row is not None and row.holds_capacity
-        require(recorded, "intent first", f"{replica_id} is started without a record")
+        require(row is not None, "intent first", f"{replica_id} is started without a record")
 
     def before_stop(self, replica_id: str) -> None:
         """A replica that drains is no longer in the published routes."""
@@ -65,28 +80,34 @@ class Checks:
             told = f"{replica_id} is stopped while requests are sent to it"
             require(replica_id not in routed, "routes first", told)
 
-    def always(self, now_ms: int) -> None:
-        """Check what holds at every moment."""
+    def look(self) -> Seen:
+        """Read once what the checks of a tick compare with the truth."""
         with self._db.read() as tx:
-            holding = replicas.list_holding(tx)
-        self._never_twice()
-        self._within_capacity(holding)
-        self._processes_within_capacity(now_ms)
-        self._no_end_before_the_end(holding, now_ms)
+            return Seen(
+                live=deployments.list_live(tx),
+                holding=replicas.list_holding(tx),
+                nodes={node.id: node for node in fleet.list_nodes(tx)},
+                table=routes.current(tx),
+            )
 
-    def after_clean_pass(self, now_ms: int) -> None:
+    def always(self, seen: Seen, now_ms: int) -> None:
+        """Check what holds at every moment."""
+        self._never_twice()
+        self._within_capacity(seen)
+        self._processes_within_capacity(seen, now_ms)
+        self._no_end_before_the_end(seen, now_ms)
+
+    def after_clean_pass(self, seen: Seen) -> None:
         """Check what holds after a pass of all reconcilers that nothing interrupted."""
-        with self._db.read() as tx:
-            live = deployments.list_live(tx)
-            holding = replicas.list_holding(tx)
-            table = routes.current(tx)
-        self._no_dead_routes(
-            {r.id for route in (table.routes if table else ()) for r in route.replicas}
-        )
-        for deployment in live:
+        named = seen.table.routes if seen.table else ()
+        self._no_dead_routes({replica.id for route in named for replica in route.replicas})
+
+    def after_pass(self, seen: Seen) -> None:
+        """Check what holds after a pass that ran to its end, whoever came between."""
+        for deployment in seen.live:
             active = [
                 r
-                for r in holding
+                for r in seen.holding
                 if r.deployment_id == deployment.id and r.status is not ReplicaStatus.STOPPING
             ]
             wanted = wanted_replicas(deployment)
@@ -95,15 +116,11 @@ class Checks:
             require(len(active) <= most, "no double placement", told)
             self._active[deployment.id] = len(active)
 
-    def calm(self, now_ms: int) -> None:
+    def calm(self, seen: Seen) -> None:
         """Without faults, a change never takes away a ready replica that is wanted."""
-        with self._db.read() as tx:
-            live = deployments.list_live(tx)
-            table = routes.current(tx)
-        serving = {
-            route.deployment_id: len(route.replicas) for route in (table.routes if table else ())
-        }
-        for deployment in live:
+        named = seen.table.routes if seen.table else ()
+        serving = {route.deployment_id: len(route.replicas) for route in named}
+        for deployment in seen.live:
             ready = serving.get(deployment.id, 0)
             floor = min(self._ready.get(deployment.id, 0), wanted_replicas(deployment))
             told = f"{deployment.name} serves with {ready}, had {floor} of what is wanted"
@@ -119,17 +136,13 @@ class Checks:
         told = f"{counted} requests and {summed} tokens are counted of {sent} and {tokens}"
         require((counted, summed) == (sent, tokens), "counted once", told)
 
-    def unsettled(self, now_ms: int) -> str | None:
+    def unsettled(self, seen: Seen, now_ms: int) -> str | None:
         """Return what has not converged yet, or None when everything is as wanted."""
-        with self._db.read() as tx:
-            live = deployments.list_live(tx)
-            holding = replicas.list_holding(tx)
-        for deployment in live:
-            mine = [r for r in holding if r.deployment_id == deployment.id]
-            told = self._unsettled_one(deployment, mine, holding)
+        for deployment in seen.live:
+            told = self._unsettled_one(deployment, seen)
             if told is not None:
                 return f"{deployment.name}: {told}"
-        owned = {r.id for r in holding}
+        owned = {replica.id for replica in seen.holding}
         orphans = [p.replica_id for p in self._alive(now_ms) if p.replica_id not in owned]
         return f"orphans {orphans} live on" if orphans else None
 
@@ -138,14 +151,12 @@ class Checks:
         twice = [replica_id for replica_id, count in starts.items() if count > 1]
         require(not twice, "started once", f"{twice} were started more than once")
 
-    def _within_capacity(self, holding: list[Replica]) -> None:
-        with self._db.read() as tx:
-            nodes = {node.id: node for node in fleet.list_nodes(tx)}
+    def _within_capacity(self, seen: Seen) -> None:
         by_node: dict[str, list[Replica]] = defaultdict(list)
-        for replica in holding:
+        for replica in seen.holding:
             by_node[replica.node_id].append(replica)
         for node_id, there in by_node.items():
-            node = nodes[node_id]
+            node = seen.nodes[node_id]
             launches = [replica.launch for replica in there]
             need = sum((launch.resources for launch in launches), Resources())
             indexes = [index for launch in launches for index in launch.device_indexes]
@@ -155,11 +166,14 @@ class Checks:
             require(fits and len(indexes) == len(set(indexes)), "within capacity", told)
             require(set(indexes) <= known, "within capacity", told)
 
-    def _processes_within_capacity(self, now_ms: int) -> None:
+    def _processes_within_capacity(self, seen: Seen, now_ms: int) -> None:
+        owned = {replica.id for replica in seen.holding}
         by_node: dict[tuple[str, str], list[FakeProcess]] = defaultdict(list)
         for cluster, driver in self._drivers.items():
             for process in driver.processes():
-                if process.state_at(now_ms) is not RunState.EXITED:
+                is_alive = process.state_at(now_ms) is not RunState.EXITED
+                is_owned = process.replica_id in owned
+                if is_alive and (is_owned or not self._was_started_late(process)):
                     by_node[cluster, process.node_name].append(process)
         for (cluster, node_name), there in by_node.items():
             node = next(n for n in self._nodes[cluster] if n.name == node_name)
@@ -169,11 +183,11 @@ class Checks:
             fits = need.fits_in(node.capacity) and len(indexes) == len(set(indexes))
             require(fits, "machines not oversubscribed", told)
 
-    def _no_end_before_the_end(self, holding: list[Replica], now_ms: int) -> None:
+    def _no_end_before_the_end(self, seen: Seen, now_ms: int) -> None:
         """A replica is recorded as ended only when its process is: silence is no end."""
         for driver in self._drivers.values():
             self._lost_nodes |= {f.node_name for f in driver.begun(LoseNode)}
-        current = {r.id for r in holding}
+        current = {replica.id for replica in seen.holding}
         gone = self._known - current - self._ended
         self._known |= current
         alive = {p.replica_id: p for p in self._alive(now_ms)}
@@ -184,11 +198,19 @@ class Checks:
             process = alive.get(replica_id)
             if row is None or process is None or process.node_name in self._lost_nodes:
                 continue
-            if process.started_at_ms >= row.changed_at_ms:
-                continue  # a call that was carried out late made an orphan
+            if self._was_started_late(process):
+                continue
             is_failed = row.status is ReplicaStatus.FAILED
             check = "unknown is not gone" if is_failed else "freed when ended"
             require(False, check, f"{replica_id} is {row.status} and still runs: {row.reason}")
+
+    def _was_started_late(self, process: FakeProcess) -> bool:
+        """Tell whether it is an orphan from its start: the call arrived after its row had ended."""
+        with self._db.read() as tx:
+            row = replicas.get_for(tx, None, process.replica_id)
+        if row is None or row.holds_capacity:
+            return False
+        return process.started_at_ms >= row.changed_at_ms
 
     def _no_dead_routes(self, routed: set[str]) -> None:
         for driver in self._drivers.values():
@@ -206,29 +228,26 @@ class Checks:
             if process.state_at(now_ms) is not RunState.EXITED
         ]
 
-    def _unsettled_one(
-        self, deployment: Deployment, mine: list[Replica], holding: list[Replica]
-    ) -> str | None:
+    def _unsettled_one(self, deployment: Deployment, seen: Seen) -> str | None:
         wanted = wanted_replicas(deployment)
+        mine = [r for r in seen.holding if r.deployment_id == deployment.id]
         current = [r for r in mine if r.generation == deployment.generation]
         ready = [r for r in current if r.status is ReplicaStatus.READY]
         if len(ready) == len(mine) == wanted:
             settled = DeploymentStatus.READY if wanted else DeploymentStatus.STOPPED
             is_settled = deployment.status is settled and deployment.ready_replicas == wanted
             return None if is_settled else f"is {deployment.status}, should be {settled}"
-        if all(r.status is ReplicaStatus.READY for r in mine) and self._is_full(
-            deployment, holding
-        ):
+        serves = all(replica.status is ReplicaStatus.READY for replica in seen.holding)
+        if serves and _is_full(deployment, seen):
             return None if deployment.reason else "waits for room without saying so"
         return f"{len(ready)} of {wanted} ready, {[str(r.status) for r in mine]}"
 
-    def _is_full(self, deployment: Deployment, holding: list[Replica]) -> bool:
-        spec = deployment.spec
-        need = Resources(1_000, spec.memory_bytes or 0, spec.devices)
-        with self._db.read() as tx:
-            nodes = fleet.list_nodes(tx)
-        for node in nodes:
-            there = [r.launch.resources for r in holding if r.node_id == node.id]
-            if need.fits_in(node.capacity - sum(there, Resources())):
-                return False
-        return True
+
+def _is_full(deployment: Deployment, seen: Seen) -> bool:
+    spec = deployment.spec
+    need = Resources(1_000, spec.memory_bytes or 0, spec.devices)
+    for node in seen.nodes.values():
+        there = [r.launch.resources for r in seen.holding if r.node_id == node.id]
+        if need.fits_in(node.capacity - sum(there, Resources())):
+            return False
+    return True

@@ -1,41 +1,13 @@
 """What one more replica of each deployment needs, as its engine's recipe says."""
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
 
 from tramontane.domain.catalog import ModelVersion
-from tramontane.domain.deployment import Deployment, DeploymentSpec
-from tramontane.domain.launch import LaunchSpec
+from tramontane.domain.deployment import Deployment
 from tramontane.domain.planning.snapshot import Demand
-from tramontane.domain.refusal import Refusal
-from tramontane.domain.resources import Resources
+from tramontane.engines.recipe import EngineRecipe
 from tramontane.store import catalog
 from tramontane.store.db import Transaction
-
-
-class EngineRecipe(Protocol):
-    """What a reconciler needs of an engine: pure answers about a spec and a model version."""
-
-    def check(self, spec: DeploymentSpec, version: ModelVersion) -> Refusal | None:
-        """Return why the engine cannot serve this, or None."""
-        ...
-
-    def resources(self, spec: DeploymentSpec, version: ModelVersion) -> Resources:
-        """Return what one replica needs."""
-        ...
-
-    def launch(
-        self,
-        spec: DeploymentSpec,
-        version: ModelVersion,
-        *,
-        served_name: str,
-        secret: str,
-        device_indexes: tuple[int, ...],
-    ) -> LaunchSpec:
-        """Return what to start for one replica."""
-        ...
-
 
 Recipes = Mapping[str, EngineRecipe]
 Versions = Mapping[str, ModelVersion]

@@ -44,7 +44,12 @@ def plan_routes(snapshot: RouteSnapshot) -> RouteTable:
         hmac_key=snapshot.hmac_key,
         keys={
             key.key_hash: RouteKey(
-                key.id, key.project_id, project.organization_id, key.role, key.expires_at_ms
+                key.id,
+                key.project_id,
+                project.organization_id,
+                key.role,
+                key.expires_at_ms,
+                key.requests_in_flight_max,
             )
             for key, project in sorted(snapshot.keys, key=lambda pair: pair[0].key_hash)
         },

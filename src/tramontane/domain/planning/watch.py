@@ -13,8 +13,10 @@ from tramontane.domain.planning.plan import Transition
 from tramontane.domain.planning.snapshot import ClusterState
 from tramontane.domain.replica import Replica, ReplicaStatus
 
-_LIVE: Final = {ReplicaStatus.STARTING, ReplicaStatus.READY, ReplicaStatus.UNKNOWN}
 REASON_CHARS_MAX: Final = 4_000
+# A driver lists what it was asked to start at once. Whoever took that many seconds of calls and
+# still does not list it has lost it: another replica must be placed, or nothing ever starts.
+UNLISTED_MS_MAX: Final = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def next_status(replica: Replica, sighting: Sighting, now_ms: int) -> Transition
         return _ended(replica, "its node was lost")
     seen = sighting.observation
     if seen is None:
-        return _unlisted(replica)
+        return _unlisted(replica, now_ms)
     match seen.run_state:
         case RunState.EXITED:
             return _ended(replica, seen.reason or "it ended without a reason")
@@ -105,11 +107,11 @@ def _observed_ready(replica: Replica, seen: Observation, now_ms: int) -> Transit
     )
 
 
-def _unlisted(replica: Replica) -> Transition | None:
-    if replica.status is ReplicaStatus.STOPPING:
-        return _ended(replica, "")
-    if replica.status in _LIVE:
+def _unlisted(replica: Replica, now_ms: int) -> Transition | None:
+    if replica.status is not ReplicaStatus.PENDING:
         return _ended(replica, "it is gone: its cluster does not know it")
+    if now_ms - replica.created_at_ms > UNLISTED_MS_MAX:
+        return _ended(replica, "its cluster was asked to start it, and never listed it")
     return None
 
 
