@@ -55,7 +55,13 @@ routes = st.builds(
     retry_after_s=st.none() | integer,
 )
 route_keys = st.builds(
-    RouteKey, text, text, text, st.sampled_from(Role), expires_at_ms=st.none() | integer
+    RouteKey,
+    text,
+    text,
+    text,
+    st.sampled_from(Role),
+    expires_at_ms=st.none() | integer,
+    requests_in_flight_max=st.none() | integer,
 )
 route_tables = st.builds(
     RouteTable,

@@ -93,13 +93,14 @@ def _encode(value: object) -> str:
 
 
 def _decode(text: str, form: type[T]) -> T:
+    name = getattr(form, "__name__", str(form))
     try:
         value = msgspec.json.decode(text, type=form, strict=True)
     except (msgspec.DecodeError, UnicodeError) as error:
-        raise UnreadableValueError(f"a stored {form} cannot be read: {error}") from error
+        raise UnreadableValueError(f"a stored {name} cannot be read: {error}") from error
     unknown = _first_unknown(msgspec.json.decode(text), msgspec.to_builtins(value), "$")
     if unknown is not None:
-        msg = f"a stored {form} has the unknown field {unknown}: was it written by a newer version?"
+        msg = f"a stored {name} has the unknown field {unknown}: was it written by a newer version?"
         raise UnreadableValueError(msg)
     return value
 

@@ -1,0 +1,41 @@
+import dataclasses
+
+import pytest
+
+from tramontane.domain.catalog import Model, ModelVersion
+from tramontane.domain.deployment import Deployment
+from tramontane.domain.event import Event
+from tramontane.domain.fleet import Cluster, Node
+from tramontane.domain.replica import Replica
+from tramontane.domain.tenancy import ApiKey, Organization, Project
+from tramontane.domain.usage import UsageEvent, UsageTotal
+from tramontane.store import tables
+
+# What a table has beside the fields of its value.
+ADDED = {
+    "deployments": {"model_version_id"},
+    "usage_events": {"sequence", "accepted_at_ms"},
+}
+
+
+@pytest.mark.parametrize(
+    ("table", "kind"),
+    [
+        (tables.organizations, Organization),
+        (tables.projects, Project),
+        (tables.api_keys, ApiKey),
+        (tables.models, Model),
+        (tables.model_versions, ModelVersion),
+        (tables.clusters, Cluster),
+        (tables.nodes, Node),
+        (tables.deployments, Deployment),
+        (tables.replicas, Replica),
+        (tables.events, Event),
+        (tables.usage_events, UsageEvent),
+        (tables.usage_totals, UsageTotal),
+    ],
+)
+def test_every_field_has_its_column(table, kind):
+    """A field that is added to the domain alone would be lost by storing it."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    assert {column.name for column in table.columns} == names | ADDED.get(table.name, set())
