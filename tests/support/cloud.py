@@ -9,6 +9,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import httpx
 
 from tests.support.weights import write_gguf
 from tramontane.api.app import create_app
+from tramontane.domain.deployment import DeploymentStatus
 from tramontane.domain.fleet import Cluster, ClusterStatus, Node, NodeStatus
 from tramontane.domain.launch import LaunchSpec
 from tramontane.domain.replica import Replica, ReplicaStatus
@@ -26,7 +28,7 @@ from tramontane.engines.recipes import RECIPES
 from tramontane.runtime.clock import ManualClock, SystemIds
 from tramontane.services.all import Services, make_services
 from tramontane.services.bootstrap import Bootstrap, FirstKeys
-from tramontane.store import fleet, replicas, usage
+from tramontane.store import deployments, fleet, replicas, usage
 from tramontane.store.db import Database
 
 HMAC_KEY = bytes(range(32))
@@ -179,6 +181,16 @@ class Cloud:
         )
         self.db.write(lambda tx: replicas.insert(tx, replica))
         return replica
+
+    def stop(self, deployment_id: str) -> None:
+        """Record that nothing of the deployment runs any more, as a reconciler would."""
+
+        def write(tx: Any) -> None:
+            seen = deployments.get_for(tx, None, deployment_id)
+            assert seen
+            deployments.update(tx, seen, replace(seen, status=DeploymentStatus.STOPPED))
+
+        self.db.write(write)
 
     def usage_event(self, **changes: Any) -> UsageEvent:
         """Return a usage event of the first project, changed."""

@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 BODY_BYTES_MAX: Final = 1 << 20  # the largest body, sixty-four engine options, is under 50 kB
 REPORT_BYTES_MAX: Final = 4 << 20  # a gateway's thousand usage events take 650 kB
 _INTERNAL: Final = "/internal/"
-_REQUEST_ID: Final = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class Front:
@@ -60,7 +60,7 @@ class Front:
     def _request_id(self, headers: Headers) -> str:
         """Return the id that the gateway gave the request, or a fresh one."""
         given = headers.get("x-request-id", "")
-        return given if _REQUEST_ID.match(given) else self._ids.new(kinds.REQUEST)
+        return given if _REQUEST_ID.fullmatch(given) else self._ids.new(kinds.REQUEST)
 
 
 class _Out:

@@ -265,6 +265,7 @@ def _key_fields(value: tenancy.ApiKey) -> dict[str, Any]:
         "created_at_ms": value.created_at_ms,
         "expires_at_ms": value.expires_at_ms,
         "revoked_at_ms": value.revoked_at_ms,
+        "requests_in_flight_max": value.requests_in_flight_max,
     }
 
 

@@ -22,8 +22,8 @@ USAGE_EVENT: Final = "evt"
 REQUEST: Final = "req"
 INSTALLATION: Final = "ins"
 
-_ID = re.compile(r"^(?P<prefix>[a-z]{3,5})_[a-z2-7]{20}$")
-_DNS_LABEL = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
+_ID = re.compile(r"(?P<prefix>[a-z]{3,5})_[a-z2-7]{20}")
+_DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def make_id(prefix: str, entropy: bytes) -> str:
@@ -36,10 +36,10 @@ def make_id(prefix: str, entropy: bytes) -> str:
 
 def prefix_of(value: str) -> str | None:
     """Return the prefix of a well-formed id, or None when ``value`` is not one."""
-    match = _ID.match(value)
+    match = _ID.fullmatch(value)
     return match["prefix"] if match else None
 
 
 def is_dns_label(name: str) -> bool:
     """Tell whether ``name`` is an RFC 1123 label: 1-63 of a-z, 0-9 and inner hyphens."""
-    return _DNS_LABEL.match(name) is not None
+    return _DNS_LABEL.fullmatch(name) is not None

@@ -50,6 +50,7 @@ class ApiKeys:
         role: Role,
         expires_at_ms: int | None,
         project: str | None,
+        requests_in_flight_max: int | None = None,
     ) -> tuple[ApiKey, str]:
         """Make a key and return it with its text, which is kept nowhere.
 
@@ -79,6 +80,7 @@ class ApiKeys:
                 redacted=redact_key(text),
                 created_at_ms=now_ms,
                 expires_at_ms=expires_at_ms,
+                requests_in_flight_max=requests_in_flight_max,
             )
             tenancy.insert_api_key(tx, key)
             events.append(tx, _event(key, principal, "created", now_ms))

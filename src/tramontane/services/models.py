@@ -58,8 +58,9 @@ class Models:
     ) -> CatalogueEntry:
         """Read the weights at ``path`` and make them the newest version of the model ``name``.
 
-        Weights that ship with us (``is_shipped``) may lie outside of the models' folder. The same weights again change nothing, unless the files of the known version are gone:
+        The same weights again change nothing, unless the files of the known version are gone:
         then the new place is a new version. Refused unless the licence is in the files or given.
+        Weights that ship with us (``is_shipped``) may lie outside of the models' folder.
         """
         if kinds.prefix_of(name) is not None:
             message = f"the name {name} has the form of an id: choose another name"

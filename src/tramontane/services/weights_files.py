@@ -83,10 +83,16 @@ class _OpenFile:
         return os.pread(self._descriptor, length, offset)
 
     def digest(self) -> str:
-        """Return the SHA-256 as hex; refused when the file changed since it was opened."""
+        """Return the SHA-256 as hex; refused when the file changed since it was opened.
+
+        Reads no further than the size at the opening: a file that grows has no end.
+        """
         hashing = hashlib.sha256()
         offset = 0
-        while block := self.read(offset, BLOCK_BYTES):
+        while offset < self.size_bytes:
+            block = self.read(offset, min(BLOCK_BYTES, self.size_bytes - offset))
+            if not block:
+                break
             hashing.update(block)
             offset += len(block)
         now = os.fstat(self._descriptor)

@@ -38,6 +38,7 @@ def create_api_key(
         role=Role(body.role),
         expires_at_ms=body.expires_at_ms,
         project=body.project,
+        requests_in_flight_max=body.requests_in_flight_max,
     )
     return views.new_api_key(key, text)
 
