@@ -18,6 +18,7 @@ class RouteKey:
     organization_id: str
     role: Role
     expires_at_ms: int | None = None
+    requests_in_flight_max: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,11 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A credential of one project. The key's text is shown once and never stored."""
+    """A credential of one project. The key's text is shown once and never stored.
+
+    ``requests_in_flight_max`` bounds the calls to models that it may have open at a time, on each
+    gateway; None leaves it to the gateway's own bound.
+    """
 
     id: str
     project_id: str
@@ -99,6 +103,7 @@ class ApiKey:
     created_at_ms: int
     expires_at_ms: int | None = None
     revoked_at_ms: int | None = None
+    requests_in_flight_max: int | None = None
     revision: int = 1
 
     def is_usable(self, now_ms: int) -> bool:

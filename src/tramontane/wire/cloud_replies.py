@@ -57,6 +57,9 @@ class ApiKey(Reply):
     created_at_ms: Time
     expires_at_ms: TimeOrNull
     revoked_at_ms: TimeOrNull
+    requests_in_flight_max: Annotated[
+        int | None, Field(description="Calls to models that it may have open at a time.")
+    ]
 
 
 class NewApiKey(ApiKey):

@@ -38,6 +38,15 @@ class CreateApiKey(Strict):
         types.TimeMs | None,
         Field(description="When it ends, in milliseconds since 1970 UTC; null: never."),
     ] = None
+    requests_in_flight_max: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=100_000,
+            description="Calls to models that it may have open at a time, on each gateway; one "
+            "more is answered 429. Null: the gateway's own bound.",
+        ),
+    ] = None
     project: Annotated[types.Ref | None, Field(description=_PROJECT)] = None
 
 

@@ -63,11 +63,26 @@ def create(
         int | None,
         typer.Option("--expires-in-days", metavar="N", min=1, max=36_500, help="Else: never."),
     ] = None,
+    requests_in_flight_max: Annotated[
+        int | None,
+        typer.Option(
+            "--requests-in-flight-max",
+            metavar="N",
+            min=1,
+            max=100_000,
+            help="Calls to models that may be open at a time.",
+        ),
+    ] = None,
     project: InProject = None,
 ) -> None:
     """Create a key and print its text, which is shown this once only."""
     ends_at_ms = expires_in_days and SystemClock().now_ms() + expires_in_days * _DAY_MS
-    given = {"role": str(role), "expires_at_ms": ends_at_ms, "project": project}
+    given = {
+        "role": str(role),
+        "expires_at_ms": ends_at_ms,
+        "requests_in_flight_max": requests_in_flight_max,
+        "project": project,
+    }
     body: dict[str, object] = {"name": name}
     body |= {field: value for field, value in given.items() if value is not None}
     print_item(session.client.post("/api-keys", body), as_json=session.as_json)
