@@ -95,7 +95,8 @@ def test_credentials_are_written_for_the_owner_alone(system: System) -> None:
     assert set(system.credentials) == wanted
     assert system.base_url == f"{system.root}/v1"
     who = system.cloud("GET", "/whoami", key=system.api_key)
-    assert system.credentials["project"] in json.dumps(who)
+    project = system.cloud("GET", f"/projects/{who['project_id']}")
+    assert system.credentials["project"] == project["name"]
 
 
 def test_no_file_of_the_home_is_open_to_others(system: System) -> None:
