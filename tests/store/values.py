@@ -1,75 +1,55 @@
-"""Hypothesis strategies for the nested values that are stored as JSON texts."""
+"""Hypothesis strategies for the nested values that are stored as JSON texts.
+
+They are derived from the types of the fields, so that a new field is tested the day it is added
+and not with its default alone.
+"""
 
 from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from enum import Enum
+from typing import Any
 
 from hypothesis import strategies as st
 
 from tramontane.domain.deployment import DeploymentSpec
 from tramontane.domain.fleet import Device
-from tramontane.domain.launch import LaunchSpec, LoadProbe
+from tramontane.domain.launch import LaunchSpec
 from tramontane.domain.resources import Resources
-from tramontane.domain.routing import Route, RouteKey, RouteReplica, RouteTable
-from tramontane.domain.tenancy import Role
+from tramontane.domain.routing import RouteTable
 
 # Surrogates cannot be encoded; everything else may come in a name, a path or a log line.
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
-integer = st.integers(0, 2**63 - 1)
-pairs = st.lists(st.tuples(text, text), max_size=4).map(tuple)
+integer = st.integers(-(2**63), 2**63 - 1)
 
-resources = st.builds(Resources, integer, integer, integer)
-devices = st.lists(st.builds(Device, integer, text, integer), max_size=4).map(tuple)
-specs = st.builds(
-    DeploymentSpec,
-    model_version_id=text,
-    engine=text,
-    replicas=integer,
-    context_length=integer,
-    parallel=integer,
-    devices=integer,
-    cpu_millicores=st.none() | integer,
-    memory_bytes=st.none() | integer,
-    engine_options=pairs,
-)
-launches = st.builds(
-    LaunchSpec,
-    argv=st.lists(text, max_size=5).map(tuple),
-    env=pairs,
-    resources=resources,
-    health_path=text,
-    load=st.none() | st.builds(LoadProbe, text, text, text),
-    ready_timeout_s=integer,
-    drain_timeout_s=integer,
-    device_indexes=st.lists(integer, max_size=4).map(tuple),
-)
-route_replicas = st.builds(RouteReplica, text, text, text)
-routes = st.builds(
-    Route,
-    project_id=text,
-    model=text,
-    deployment_id=text,
-    upstream_model=text,
-    engine=text,
-    context_length=integer,
-    created_at_ms=integer,
-    replicas=st.lists(route_replicas, max_size=3).map(tuple),
-    retry_after_s=st.none() | integer,
-)
-route_keys = st.builds(
-    RouteKey,
-    text,
-    text,
-    text,
-    st.sampled_from(Role),
-    expires_at_ms=st.none() | integer,
-    requests_in_flight_max=st.none() | integer,
-)
-route_tables = st.builds(
-    RouteTable,
-    revision=integer,
-    hmac_key=text,
-    keys=st.dictionaries(text, route_keys, max_size=3),
-    routes=st.lists(routes, max_size=3).map(tuple),
-    probe_deployment_id=st.none() | text,
-)
-signed = st.integers(-(2**63), 2**63 - 1)
-event_data = st.dictionaries(text, text | signed | st.none(), max_size=5)
+
+def values_of(kind: Any) -> st.SearchStrategy[Any]:
+    """Return values of ``kind``: what dataclasses of the domain are made of, nothing else."""
+    plain = {int: integer, str: text, bool: st.booleans(), type(None): st.none()}
+    if kind in plain:
+        return plain[kind]
+    arguments = typing.get_args(kind)
+    origin = typing.get_origin(kind)
+    if origin in {types.UnionType, typing.Union}:
+        return st.one_of([values_of(each) for each in arguments])
+    if origin is tuple and arguments[-1] is Ellipsis:
+        return st.lists(values_of(arguments[0]), max_size=3).map(tuple)
+    if origin is tuple:
+        return st.tuples(*(values_of(each) for each in arguments))
+    if origin is dict:
+        return st.dictionaries(*(values_of(each) for each in arguments), max_size=3)
+    if issubclass(kind, Enum):
+        return st.sampled_from(kind)
+    assert dataclasses.is_dataclass(kind), f"no values known for {kind}"
+    hints = typing.get_type_hints(kind)
+    return st.builds(kind, **{f.name: values_of(hints[f.name]) for f in dataclasses.fields(kind)})
+
+
+resources = values_of(Resources)
+devices = values_of(tuple[Device, ...])
+specs = values_of(DeploymentSpec)
+launches = values_of(LaunchSpec)
+route_tables = values_of(RouteTable)
+event_data = values_of(dict[str, str | int | None])
