@@ -209,7 +209,7 @@ def _draw_sum(rng: random.Random) -> tuple[str, str]:
     if rng.random() < 0.05:
         a, b = rng.randint(21, 9999), rng.randint(2, 9999)
         return form.format(a=a, b=b), TOO_LARGE
-    small = 10 if rng.random() < 0.35 else 20
+    small = 10 if rng.random() < 0.5 else 20
     a, b = rng.choice([p for p in _operands(sign) if max(p) <= small])
     return _case(rng, form.format(a=a, b=b)), result_text(sign, a, b)
 

