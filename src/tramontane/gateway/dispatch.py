@@ -15,10 +15,10 @@ import orjson
 
 from tramontane.domain.refusal import Code, Refusal
 from tramontane.domain.routing import RouteTable
+from tramontane.gateway import refusals
 from tramontane.gateway.client import replies
-from tramontane.gateway.client.request import body_too_large
 from tramontane.gateway.control_plane.forward import Forward
-from tramontane.gateway.exchange import Exchange, model_not_found
+from tramontane.gateway.exchange import Exchange
 from tramontane.gateway.limits import Limits
 from tramontane.gateway.metering.meter import Meter
 from tramontane.gateway.probe import Probe
@@ -138,7 +138,7 @@ class Gateway:
         """Find out who serves a request whose head has arrived."""
         request.id = self._ids.next()
         if request.length is not None and request.length > self.limits.body_bytes_max:
-            self.refuse(client, request, body_too_large(self.limits.body_bytes_max))
+            self.refuse(client, request, refusals.body_too_large(self.limits.body_bytes_max))
             return
         endpoint = _INFERENCE.get(request.path)
         if endpoint is None:
@@ -203,8 +203,7 @@ class Gateway:
 
     def _tell_models(self, client: "ClientConnection", request: "Request", path: str) -> None:
         if self.index is None:
-            refusal = Refusal(Code.UNAVAILABLE, "the gateway has no route table yet; try again")
-            self.refuse(client, request, refusal)
+            self.refuse(client, request, refusals.NO_TABLE)
             return
         key = self.index.auth.may_infer(request.authorization, self.clock.now_ms())
         if isinstance(key, Refusal):
@@ -217,7 +216,7 @@ class Gateway:
             return
         active = self.index.find(key.project_id, wanted)
         if active is None:
-            self.refuse(client, request, model_not_found(wanted))
+            self.refuse(client, request, refusals.model_not_found(wanted))
         else:
             client.reply(200, replies.JSON_TYPE, orjson.dumps(replies.card(active.route)))
 

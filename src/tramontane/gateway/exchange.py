@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from tramontane.domain.refusal import Code, Refusal
-from tramontane.domain.routing import Route, RouteKey
+from tramontane.domain.refusal import Refusal
+from tramontane.domain.routing import RouteKey
 from tramontane.domain.usage import Outcome
+from tramontane.gateway import refusals
 from tramontane.gateway.client import replies
-from tramontane.gateway.metering.events import STATUS_NONE, Started, ended
+from tramontane.gateway.metering.entry import Entry
+from tramontane.gateway.metering.events import STATUS_NONE, Started
 from tramontane.gateway.routes import ActiveRoute
 from tramontane.gateway.upstream.bodies import EMBEDDINGS, Call, Endpoint, read_call
 from tramontane.gateway.upstream.connection import DialError, Headers, UpstreamConnection, dial
@@ -39,11 +41,7 @@ if TYPE_CHECKING:
 
 LOG: Final = logging.getLogger("tramontane.gateway.exchange")
 _DONE: Final = b"data: [DONE]\n\n"
-_RETRY_AFTER_S: Final = 10  # when nothing is known about when a replica will be ready
 _NO_TOKENS: Final[Tokens] = (0, 0, 0)
-_NO_TABLE: Final = Refusal(
-    Code.UNAVAILABLE, "the gateway has no route table yet; try again", retry_after_s=1
-)
 
 
 class Exchange:
@@ -55,11 +53,9 @@ class Exchange:
         "_client",
         "_connection",
         "_endpoint",
-        "_first_byte_s",
+        "_entry",
         "_gateway",
         "_has_raced",
-        "_has_reached",
-        "_is_admitted",
         "_is_client_paused",
         "_is_over",
         "_key",
@@ -71,10 +67,6 @@ class Exchange:
         "_reply_bytes",
         "_request",
         "_route",
-        "_slot",
-        "_started",
-        "_started_ms",
-        "_started_s",
         "_status",
         "_tried",
         "_watch",
@@ -92,16 +84,13 @@ class Exchange:
         self._request = request
         self._endpoint = endpoint
         self._chunks: list[bytes] = []
+        self._entry: Entry | None = None
         self._call: Call | None = None
         self._key: RouteKey | None = None
         self._connection: UpstreamConnection | None = None
         self._replica: Replica | None = None
         self._route: ActiveRoute | None = None
         self._tried: list[Replica] = []
-        self._started: Started | None = None
-        self._slot = -1
-        self._is_admitted = False
-        self._has_reached = False  # an engine got bytes of it
         self._has_raced = False
         self._is_over = False
         self._is_client_paused = False
@@ -109,12 +98,9 @@ class Exchange:
         self._status = 0
         self._reply: list[bytes] = []
         self._reply_bytes = 0
-        self._first_byte_s = 0.0
         self._pieces = 0
         self._pieces_checked = 0
         self._progress_s = 0.0
-        self._started_s = 0.0
-        self._started_ms = 0
 
     # The client's side.
 
@@ -127,11 +113,10 @@ class Exchange:
         gateway = self._gateway
         index = gateway.index
         if index is None:
-            self._refuse(_NO_TABLE)
+            self._refuse(refusals.NO_TABLE)
             return
-        self._started_s = gateway.loop.time()
-        self._started_ms = gateway.clock.now_ms()
-        key = index.auth.may_infer(self._request.authorization, self._started_ms)
+        now_ms = gateway.clock.now_ms()
+        key = index.auth.may_infer(self._request.authorization, now_ms)
         if isinstance(key, Refusal):
             self._refuse(key)
             return
@@ -141,15 +126,14 @@ class Exchange:
             self._refuse(call)
             return
         if index.find(key.project_id, call.model) is None:
-            self._refuse(model_not_found(call.model))
+            self._refuse(refusals.model_not_found(call.model))
             return
         self._key, self._call = key, call
-        why_not = gateway.meter.admit()
+        self._entry = Entry(gateway.meter, gateway.loop.time(), now_ms)
+        why_not = self._entry.admit()
         if why_not is not None:
-            message = f"the request cannot be metered now, so it is not served: {why_not}"
-            self._refuse(Refusal(Code.UNAVAILABLE, message, retry_after_s=_RETRY_AFTER_S))
+            self._refuse(refusals.not_metered(why_not))
             return
-        self._is_admitted = True
         self._attempt()
 
     def on_client_gone(self) -> None:
@@ -187,13 +171,13 @@ class Exchange:
         assert call is not None and key is not None  # noqa: S101, PT018 - set before the first
         self._route = gateway.index.find(key.project_id, call.model) if gateway.index else None
         if self._route is None:
-            self._give_up(model_not_found(call.model))
+            self._give_up(refusals.model_not_found(call.model))
             return
         self._route.turn += 1
         now = gateway.loop.time()
         replica = pick(self._route.replicas, self._route.turn, now, self._tried)
         if replica is None or len(self._tried) >= gateway.limits.attempts_max:
-            self._give_up(no_ready_replica(self._route.route))
+            self._give_up(refusals.no_ready_replica(self._route.route))
             return
         self._tried.append(replica)
         self._replica = replica
@@ -229,15 +213,15 @@ class Exchange:
 
     def _send(self, connection: UpstreamConnection, replica: Replica) -> bool:
         """Write the slot, then the request; False when the connection took no byte of it."""
-        call, key, route, meter = self._call, self._key, self._route, self._gateway.meter
-        assert call is not None and key is not None and route is not None  # noqa: S101, PT018
+        call, key, route, entry = self._call, self._key, self._route, self._entry
+        assert call and key and route and entry  # noqa: S101, PT018 - set before the first attempt
         pieces = call.pieces_for(route.route.upstream_model)
         head = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
             replica.heads[self._endpoint.name],
             self._request.id.encode(),
             sum(map(len, pieces)),
         )
-        self._started = Started(
+        started = Started(
             self._request.id,
             key.organization_id,
             key.project_id,
@@ -247,30 +231,25 @@ class Exchange:
             call.model,
             self._endpoint.name,
             call.is_stream,
-            self._started_ms,
+            entry.started_ms,
         )
-        if self._slot < 0:
-            self._slot = meter.begin(self._started)
-        else:
-            meter.restart(self._slot, self._started)
-        if connection.send(self, (head, *pieces)):
+        entry.begin(started)
+        is_sent = connection.send(self, (head, *pieces))
+        entry.settle_begin(is_sent=is_sent)
+        if is_sent:
             self._connection = connection
-            self._has_reached = True
             self._progress_s = connection.since
-            return True
-        if not self._has_reached:
-            meter.forget(self._slot)
-            self._slot = -1
-        return False
+        return is_sent
 
     # From the engine.
 
     def on_reply_head(self, status: int, headers: Headers) -> None:
         """Look at what kind of reply it is; nothing goes to the client before its first piece."""
         self._status = status
-        self._first_byte_s = self._gateway.loop.time()
         self._pieces += 1
-        call = self._call
+        call, entry = self._call, self._entry
+        if entry is not None:
+            entry.note_reply(self._gateway.loop.time())
         if status == 200 and call is not None and _is_event_stream(headers):
             limit = self._gateway.limits.stream_event_bytes_max
             self._watch = StreamWatch(call.form, lead=self._endpoint.lead, event_bytes_max=limit)
@@ -278,8 +257,8 @@ class Exchange:
     def on_reply_data(self, data: bytes) -> None:
         """Pass a piece of a stream on, or collect a reply that comes whole."""
         self._pieces += 1
-        watch = self._watch
-        if watch is None:
+        watch, entry = self._watch, self._entry
+        if watch is None or entry is None:
             self._collect(data)
             return
         try:
@@ -288,7 +267,7 @@ class Exchange:
             self._drop_connection()
             self._fail("it sent an event beyond the limit")
             return
-        self._gateway.meter.count(self._slot, watch.counted)
+        entry.count(watch.counted)
         if watch.is_done:
             self._end_stream(out)
         elif watch.error is not None:
@@ -413,7 +392,7 @@ class Exchange:
 
     def _fail(self, why: str, outcome: Outcome = Outcome.CUT) -> None:
         """Tell the client that the engine did not make it, in the form that it can still read."""
-        refusal = Refusal(Code.UPSTREAM_ERROR, f"the model's engine failed: {why}; try again")
+        refusal = refusals.engine_failed(why)
         request, watch, call = self._request, self._watch, self._call
         if not request.has_reply or watch is None or call is None:
             self._end(outcome, errors.status_of(refusal.code))
@@ -427,7 +406,7 @@ class Exchange:
 
     def _give_up(self, refusal: Refusal) -> None:
         """Refuse a request for which no replica is left."""
-        if self._has_reached:
+        if self._entry is not None and self._entry.has_reached:
             status = errors.status_of(refusal.code, self._request.dialect)
             self._end(Outcome.FAILED, status, _NO_TOKENS)
             self._gateway.refuse(self._client, self._request, refusal)
@@ -440,29 +419,13 @@ class Exchange:
         self._gateway.refuse(self._client, self._request, refusal)
 
     def _end(self, outcome: Outcome, status: int, tokens: Tokens | None = None) -> None:
-        """Leave the replica and write the usage event, if an engine was reached; only once."""
+        """Leave the replica and close the books; only once."""
         if self._is_over:
             return
         self._is_over = True
         self._leave_replica()
-        meter = self._gateway.meter
-        if not self._has_reached or self._started is None:
-            if self._is_admitted:
-                meter.dismiss()
-            return
-        now, watch = self._gateway.loop.time(), self._watch
-        first_byte_ms = int((self._first_byte_s - self._started_s) * 1000)
-        line = ended(
-            self._started,
-            gateway=meter.gateway,
-            outcome=outcome,
-            status=status,
-            tokens=tokens,
-            counted_tokens=watch.counted if watch is not None else 0,
-            duration_ms=int((now - self._started_s) * 1000),
-            first_byte_ms=first_byte_ms if self._first_byte_s else None,
-        )
-        meter.finish(self._slot, line)
+        if self._entry is not None:
+            self._entry.end(outcome, status, tokens, self._gateway.loop.time())
 
     def _leave_replica(self) -> None:
         if self._replica is not None:
@@ -492,32 +455,6 @@ class Exchange:
             self._client.closing_line(),
             b"" if self._request.is_http_10 else replies.CHUNKED,
         )
-
-
-def model_not_found(model: str) -> Refusal:
-    """Return the refusal of a model that this project has no deployment of."""
-    message = (
-        f"the model {model[:100]!r} does not exist in your project; GET /v1/models lists those "
-        "that do"
-    )
-    return Refusal(Code.MODEL_NOT_FOUND, message, "model")
-
-
-def no_ready_replica(route: Route) -> Refusal:
-    """Return the refusal of a model that nothing serves at the moment, with an honest wait."""
-    wait_s = route.retry_after_s
-    if wait_s is not None:
-        message = f"the model {route.model!r} is starting; try again in {wait_s} s"
-    elif route.replicas:
-        message = f"no replica of the model {route.model!r} answers now; try again"
-    else:
-        message = (
-            f"the model {route.model!r} has no ready replica and none is starting; see "
-            f"'tramontane deployments get {route.model}'"
-        )
-    return Refusal(
-        Code.NO_READY_REPLICA, message, "model", _RETRY_AFTER_S if wait_s is None else wait_s
-    )
 
 
 def _is_event_stream(headers: Headers) -> bool:

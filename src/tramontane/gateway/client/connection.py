@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Final, cast
 import httptools
 
 from tramontane.domain.refusal import Code, Refusal
+from tramontane.gateway import refusals
 from tramontane.gateway.client import replies
-from tramontane.gateway.client.request import Request, body_too_large, read_head
+from tramontane.gateway.client.request import Request, read_head
 
 if TYPE_CHECKING:
     from tramontane.gateway.dispatch import Gateway
@@ -257,7 +258,7 @@ class ClientConnection(asyncio.Protocol):
             return
         request.body_bytes += len(data)
         if request.body_bytes > self._limits.body_bytes_max:
-            self.refuse_early(body_too_large(self._limits.body_bytes_max))
+            self.refuse_early(refusals.body_too_large(self._limits.body_bytes_max))
         elif request.sink is not None:
             request.sink.on_upload(data)
         else:
@@ -281,7 +282,7 @@ class ClientConnection(asyncio.Protocol):
             if self._linger_until and now > self._linger_until:
                 self.abort()
         elif self._is_upload_late(now):
-            self.refuse_early(_TOO_SLOW)
+            self.refuse_early(refusals.TOO_SLOW)
         elif self.current is not None:
             if self.current.sink is not None:
                 self.current.sink.check(now)
@@ -334,9 +335,7 @@ class ClientConnection(asyncio.Protocol):
         self.refuse_early(Refusal(Code.INVALID_REQUEST, why))
 
     def _refuse_large_head(self) -> None:
-        limit = self._limits.head_bytes_max
-        message = f"the request line and headers exceed {limit} bytes; send shorter headers"
-        self.refuse_early(Refusal(Code.HEADERS_TOO_LARGE, message))
+        self.refuse_early(refusals.head_too_large(self._limits.head_bytes_max))
 
     def _is_head_too_large(self) -> bool:
         reading = self._reading
@@ -378,8 +377,3 @@ class ClientConnection(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self.set_reading(on=True)
             self._transport.write_eof()
-
-
-_TOO_SLOW: Final = Refusal(
-    Code.REQUEST_TIMEOUT, "the request did not arrive in time; send it again"
-)

@@ -4,7 +4,6 @@ from typing import Protocol
 
 import httptools
 
-from tramontane.domain.refusal import Code, Refusal
 from tramontane.wire.dialect import Dialect, dialect_of
 
 
@@ -87,12 +86,6 @@ class Request:
         """Return the dialect of the caller."""
         agent = self.user_agent.decode("latin-1") if self.user_agent is not None else None
         return dialect_of(self.path, agent)
-
-
-def body_too_large(limit_bytes: int) -> Refusal:
-    """Return the refusal of a body above the limit."""
-    message = f"the request body exceeds {limit_bytes} bytes; send a smaller one"
-    return Refusal(Code.BODY_TOO_LARGE, message)
 
 
 def read_head(request: Request) -> str | None:

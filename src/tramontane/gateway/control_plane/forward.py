@@ -6,7 +6,8 @@ plane closes while it restarts would lose a call that must not be made twice.
 
 from typing import TYPE_CHECKING, Final
 
-from tramontane.domain.refusal import Code, Refusal
+from tramontane.domain.refusal import Refusal
+from tramontane.gateway import refusals
 from tramontane.gateway.client import replies
 from tramontane.gateway.upstream.connection import DialError, Headers, UpstreamConnection, dial
 
@@ -33,12 +34,6 @@ _HOP_BY_HOP: Final = frozenset(
     }
 )
 _FORWARDED: Final = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"})
-_AWAY: Final = Refusal(
-    Code.UNAVAILABLE, "the control plane does not answer now; try again", retry_after_s=1
-)
-_BROKEN: Final = Refusal(
-    Code.UPSTREAM_ERROR, "the control plane ended the connection before it answered"
-)
 
 
 class Forward:
@@ -82,7 +77,7 @@ class Forward:
         try:
             connection = await dial(*gateway.control_address, gateway.limits.connect_s)
         except DialError:
-            self._refuse(_AWAY)
+            self._refuse(refusals.CONTROL_AWAY)
             return
         if self._is_over:
             connection.close()
@@ -90,7 +85,7 @@ class Forward:
         self._connection = connection
         pieces, self._waiting = [self._head(), *self._waiting], []
         if not connection.send(self, (b"".join(pieces),)):
-            self._refuse(_AWAY)
+            self._refuse(refusals.CONTROL_AWAY)
             return
         connection.has_no_body = self._request.is_head
         self._client.set_reading(on=True)
@@ -170,7 +165,7 @@ class Forward:
             self._request.keeps_alive = False
             self._client.abort()
         else:
-            self._refuse(_BROKEN)
+            self._refuse(refusals.CONTROL_BROKE)
 
     def on_upload_paused(self, is_paused: bool) -> None:  # noqa: FBT001 - a plain event
         """Hold the client back while the control plane is slow."""

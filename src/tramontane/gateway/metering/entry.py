@@ -1,0 +1,88 @@
+"""One request's entry in the books: admitted, begun, ended, each at most once."""
+
+from tramontane.domain.usage import Outcome
+from tramontane.gateway.metering.events import Started, ended
+from tramontane.gateway.metering.meter import Meter
+from tramontane.gateway.upstream.usage import Tokens
+
+_NO_SLOT = -1
+
+
+class Entry:
+    """What the meter knows of one request. ``has_reached``: an engine got bytes of it."""
+
+    __slots__ = (
+        "_first_byte_s",
+        "_is_admitted",
+        "_meter",
+        "_slot",
+        "_started",
+        "counted_tokens",
+        "has_reached",
+        "started_ms",
+        "started_s",
+    )
+
+    def __init__(self, meter: Meter, started_s: float, started_ms: int) -> None:
+        """``started_s`` is the loop's time, ``started_ms`` the same moment on the clock."""
+        self._meter = meter
+        self._slot = _NO_SLOT
+        self._started: Started | None = None
+        self._first_byte_s = 0.0
+        self._is_admitted = False
+        self.has_reached = False
+        self.counted_tokens = 0
+        self.started_s = started_s
+        self.started_ms = started_ms
+
+    def admit(self) -> str | None:
+        """Reserve what counting the request needs; return why not when it cannot be counted."""
+        why_not = self._meter.admit()
+        self._is_admitted = why_not is None
+        return why_not
+
+    def begin(self, started: Started) -> None:
+        """Write the slot, just before the request's bytes go to an engine."""
+        self._started = started
+        if self._slot == _NO_SLOT:
+            self._slot = self._meter.begin(started)
+        else:
+            self._meter.restart(self._slot, started)
+
+    def settle_begin(self, *, is_sent: bool) -> None:
+        """Say whether the engine's connection took a byte of what `begin` announced."""
+        if is_sent:
+            self.has_reached = True
+        elif not self.has_reached:
+            self._meter.forget(self._slot)
+            self._slot = _NO_SLOT
+
+    def note_reply(self, now_s: float) -> None:
+        """Note when the engine began to answer."""
+        self._first_byte_s = now_s
+
+    def count(self, tokens: int) -> None:
+        """Note how many pieces of a stream with a token in them have passed."""
+        self.counted_tokens = tokens
+        self._meter.count(self._slot, tokens)
+
+    def end(self, outcome: Outcome, status: int, tokens: Tokens | None, now_s: float) -> None:
+        """Write the usage event, or take everything back when no engine was reached."""
+        if not self._is_admitted:
+            return
+        self._is_admitted = False
+        if not self.has_reached or self._started is None:
+            self._meter.dismiss()
+            return
+        first_byte_ms = round((self._first_byte_s - self.started_s) * 1000)
+        line = ended(
+            self._started,
+            gateway=self._meter.gateway,
+            outcome=outcome,
+            status=status,
+            tokens=tokens,
+            counted_tokens=self.counted_tokens,
+            duration_ms=round((now_s - self.started_s) * 1000),
+            first_byte_ms=first_byte_ms if self._first_byte_s else None,
+        )
+        self._meter.finish(self._slot, line)

@@ -1,0 +1,68 @@
+"""What the gateway says when it serves a request not: each sentence in one place."""
+
+from typing import Final
+
+from tramontane.domain.refusal import Code, Refusal
+from tramontane.domain.routing import Route
+
+_RETRY_AFTER_S: Final = 10  # when nothing is known about when it will be better
+
+NO_TABLE: Final = Refusal(
+    Code.UNAVAILABLE, "the gateway has no route table yet; try again", retry_after_s=1
+)
+TOO_SLOW: Final = Refusal(Code.REQUEST_TIMEOUT, "the request did not arrive in time; send it again")
+CONTROL_AWAY: Final = Refusal(
+    Code.UNAVAILABLE, "the control plane does not answer now; try again", retry_after_s=1
+)
+CONTROL_BROKE: Final = Refusal(
+    Code.UPSTREAM_ERROR, "the control plane ended the connection before it answered"
+)
+
+
+def body_too_large(limit_bytes: int) -> Refusal:
+    """Return the refusal of a body above the limit."""
+    message = f"the request body exceeds {limit_bytes} bytes; send a smaller one"
+    return Refusal(Code.BODY_TOO_LARGE, message)
+
+
+def head_too_large(limit_bytes: int) -> Refusal:
+    """Return the refusal of a request line and headers above the limit."""
+    message = f"the request line and headers exceed {limit_bytes} bytes; send shorter headers"
+    return Refusal(Code.HEADERS_TOO_LARGE, message)
+
+
+def not_metered(why: str) -> Refusal:
+    """Return the refusal of a request that could not be counted."""
+    message = f"the request cannot be metered now, so it is not served: {why}"
+    return Refusal(Code.UNAVAILABLE, message, retry_after_s=_RETRY_AFTER_S)
+
+
+def engine_failed(why: str) -> Refusal:
+    """Return the refusal of a request whose engine did not finish its answer."""
+    return Refusal(Code.UPSTREAM_ERROR, f"the model's engine failed: {why}; try again")
+
+
+def model_not_found(model: str) -> Refusal:
+    """Return the refusal of a model that this project has no deployment of."""
+    message = (
+        f"the model {model[:100]!r} does not exist in your project; GET /v1/models lists those "
+        "that do"
+    )
+    return Refusal(Code.MODEL_NOT_FOUND, message, "model")
+
+
+def no_ready_replica(route: Route) -> Refusal:
+    """Return the refusal of a model that nothing serves at the moment, with an honest wait."""
+    wait_s = route.retry_after_s
+    if wait_s is not None:
+        message = f"the model {route.model!r} is starting; try again in {wait_s} s"
+    elif route.replicas:
+        message = f"no replica of the model {route.model!r} answers now; try again"
+    else:
+        message = (
+            f"the model {route.model!r} has no ready replica and none is starting; see "
+            f"'tramontane deployments get {route.model}'"
+        )
+    return Refusal(
+        Code.NO_READY_REPLICA, message, "model", _RETRY_AFTER_S if wait_s is None else wait_s
+    )
