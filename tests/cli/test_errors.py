@@ -53,7 +53,10 @@ def test_the_line_names_field_next_step_and_request(serve: Serve, against: Again
 
     stub = serve(error(503, "unavailable", "no.", retry_after="9", x_request_id="req_7"))
     run = against(stub)("deployments", "scale", "chat", "3")
-    assert run.err == "tramontane: error: no; try again in 9 s; the logs know it as req_7\n"
+    assert run.err == "tramontane: error: no; try again in 9 s\n"
+
+    stub = serve(error(500, "internal_error", "a bug", x_request_id="req_7"))
+    assert against(stub)("whoami").err == "tramontane: error: a bug; the logs know it as req_7\n"
 
     run = against(serve(error(401, "invalid_api_key", "no such key")))("whoami")
     assert run.err.endswith("no such key; the key came from --api-key or TRAMONTANE_API_KEY\n")

@@ -20,6 +20,10 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
         {"home": Path("h"), "fd": 3, "host": None, "port": None, "database_url": "sqlite:///x"},
     ),
     (
+        "gateway --control http://c --home h --fd 4 --host a --port 1 --name gw",
+        {"home": Path("h"), "fd": 4, "host": "a", "port": 1, "control": "http://c", "name": "gw"},
+    ),
+    (
         "control --host 0.0.0.0 --port 9",
         {"home": None, "fd": None, "host": "0.0.0.0", "port": 9, "database_url": None},
     ),

@@ -170,6 +170,6 @@ def _api_line(error: ApiError, key_source: str) -> str:
         parts.append(f"the key came from {key_source}")
     if error.retry_after_s is not None:
         parts.append(f"try again in {error.retry_after_s:g} s")
-    if error.status >= 500 and error.request_id:
+    if error.status == 500 and error.request_id:  # a bug; the others explain themselves
         parts.append(f"the logs know it as {error.request_id}")
     return "; ".join(parts)

@@ -58,6 +58,7 @@ def get(
 def create(
     session: Session,
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the key is for, a DNS label.")],
+    *,
     role: Annotated[KeyRole, typer.Option(help="What the key may do.")] = KeyRole.MEMBER,
     expires_in_days: Annotated[
         int | None,

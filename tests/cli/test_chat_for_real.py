@@ -1,0 +1,34 @@
+"""A first talk with the demo model, as `tramontane up` suggests it."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli import CommandLine
+from tests.support.system import DEMO, System, running, wait_for
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_first_talk_is_answered_and_counted(command_line: CommandLine, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with running(home):
+        variables = {"TRAMONTANE_HOME": str(home)}
+        run = command_line("chat", DEMO, "--message", "What is Tramontane?", **variables)
+        assert run.code == 0, run.err
+        assert "cloud" in run.out
+
+        unknown = command_line("chat", "nobody", "--message", "hello", **variables)
+        assert (unknown.code, unknown.err.count("\n")) == (3, 1)
+        wrong = command_line("chat", DEMO, "--message", "x", "--api-key", "tmt_wrong", **variables)
+        assert wrong.code == 4
+        admin_key = System(home).credentials["admin_key"]
+        operator = command_line("chat", DEMO, "--message", "x", "--api-key", admin_key, **variables)
+        assert operator.code == 4
+
+        def counted() -> bool:
+            return "chat.completions" in command_line("usage", "events", **variables).out
+
+        wait_for(counted, "the usage event")
+        totals = command_line("usage", "totals", **variables).out.splitlines()
+        assert totals[1].split()[:2] == [DEMO, "1"]
