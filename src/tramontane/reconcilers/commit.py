@@ -12,7 +12,7 @@ from typing import Final
 
 from tramontane.domain.deployment import Deployment
 from tramontane.domain.event import Event
-from tramontane.domain.planning.placement import rooms_of
+from tramontane.domain.planning.placement import Owner, rooms_of
 from tramontane.domain.planning.plan import SetStatus, StoreAction, Transition
 from tramontane.domain.planning.snapshot import ReplicaSnapshot
 from tramontane.domain.replica import HOLDS_CAPACITY, Replica
@@ -91,7 +91,8 @@ def _insert(tx: Transaction, intent: Intent, now_ms: int) -> None:
         room = rooms.get(replica.node_id)
         if room is None or not room.holds(need) or not room.has_free(indexes):
             raise StaleError("node", replica.node_id)
-        rooms[replica.node_id] = room.take(deployment_id, need, indexes)
+        owner = Owner(deployment_id, replica.generation)
+        rooms[replica.node_id] = room.take(owner, need, indexes)
         replicas.insert(tx, replica)
         events.append(tx, _placed(replica, room.node.name, now_ms))
 

@@ -184,16 +184,19 @@ def refusal(replica: Replica, node_name: str, error: Exception) -> Observation:
 def snapshot_of(
     rows: Rows,
     states: tuple[ClusterState, ...],
-    listed: tuple[Replica, ...],
+    found: tuple[Replica, ...],
+    *,
     recipes: Recipes,
+    start_errors: Mapping[str, str],
     now_ms: int,
 ) -> ReplicaSnapshot:
-    """Return the planner's input."""
+    """Return the planner's input; ``found`` are the replicas that `with_listed` returned."""
     return ReplicaSnapshot(
         now_ms=now_ms,
         deployments=rows.deployments,
         demands=tuple(demand_of(d, rows.versions, recipes) for d in rows.deployments),
-        replicas=listed,
+        replicas=found,
         clusters=states,
         routed_replica_ids=rows.routed_replica_ids,
+        start_errors=tuple(sorted(start_errors.items())),
     )

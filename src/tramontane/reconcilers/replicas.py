@@ -80,6 +80,7 @@ class ReplicaReconciler:
         self._versions: Mapping[str, ModelVersion] = {}
         self._ended: dict[str, Replica] = {}
         self._refused: dict[str, Observation] = {}
+        self._start_errors: dict[str, str] = {}
         self._seen_at_ms: dict[str, int] = {}
         self._adopted: set[str] = set()
         self._reported_orphans: set[str] = set()
@@ -136,7 +137,16 @@ class ReplicaReconciler:
         found = look.with_listed(self._db, rows, listed, self._ended)
         self._ended = {r.id: r for r in found if not r.holds_capacity and r.id in listed}
         self._versions = rows.versions
-        return look.snapshot_of(rows, states, found, self._recipes, now_ms)
+        pending = {r.id for r in found if r.status is ReplicaStatus.PENDING}
+        self._start_errors = {i: e for i, e in self._start_errors.items() if i in pending}
+        return look.snapshot_of(
+            rows,
+            states,
+            found,
+            recipes=self._recipes,
+            start_errors=self._start_errors,
+            now_ms=now_ms,
+        )
 
     def _adopt(self, snapshot: ReplicaSnapshot) -> None:
         """Tell, once per cluster and start of this process, which engines were found again."""
@@ -246,6 +256,7 @@ class ReplicaReconciler:
             driver.ensure(replica.id, node_name, replica.launch)
         except DriverUnavailableError as error:
             log.warning("%s: its start is tried again: %s", replica.id, error)
+            self._start_errors[replica.id] = str(error)
         except Exception as error:
             log.exception("%s: its driver refused to start it", replica.id)
             self._refused[replica.id] = look.refusal(replica, node_name, error)

@@ -23,7 +23,7 @@ class Facts:
 
     ``replicas`` hold capacity. ``placed`` more are being recorded now. ``is_waiting`` tells that
     a start is due and put off after ``failures``. ``silent_clusters`` maps the id of each cluster
-    that does not answer to a text that names it.
+    that does not answer to a text that names it. ``start_error`` is why a start is tried again.
     """
 
     deployment: Deployment
@@ -34,6 +34,7 @@ class Facts:
     placed: int
     unplaced: Unplaced | None
     silent_clusters: Mapping[str, str]
+    start_error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,8 @@ def _reason(facts: Facts, wanted: int, ready: list[Replica]) -> str:
         )
         parts += [f"{starting} starting"] if starting else []
     parts += _unheard(facts)
+    if facts.start_error is not None:
+        parts.append(f"a start is tried again: {summarize(facts.start_error)}")
     if facts.unplaced is not None:
         parts.append(f"{facts.unplaced.count} waiting: {facts.unplaced.reason}")
     if facts.is_waiting:

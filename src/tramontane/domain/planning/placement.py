@@ -1,7 +1,7 @@
 """Where one more replica goes: a node with room and, if it needs any, its device indexes.
 
 The choice is deterministic. Among the nodes with room it prefers, in this order: no accelerators
-wasted on what needs none; fewer replicas of the same deployment, so that a lost node takes few;
+wasted on what needs none; fewer replicas of the same owner, so that a lost node takes few;
 the tightest fit, so that large holes stay for large replicas; the name.
 """
 
@@ -14,13 +14,21 @@ from tramontane.domain.resources import Resources
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose replica it is; a rollout spreads the new generation whatever the old one did."""
+
+    deployment_id: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
 class Room:
-    """What is left of one node. ``deployment_ids`` has one entry per replica that it holds."""
+    """What is left of one node. ``held`` has the owner of each replica on it."""
 
     node: Node
     free: Resources
     free_device_indexes: tuple[int, ...]
-    deployment_ids: tuple[str, ...] = ()
+    held: tuple[Owner, ...] = ()
 
     def holds(self, need: Resources) -> bool:
         """Tell whether a replica with ``need`` fits."""
@@ -30,14 +38,14 @@ class Room:
         """Tell whether all these devices are free."""
         return set(device_indexes) <= set(self.free_device_indexes)
 
-    def take(self, deployment_id: str, need: Resources, device_indexes: tuple[int, ...]) -> "Room":
-        """Return the room that is left after a replica of ``deployment_id`` took its part."""
+    def take(self, owner: Owner, need: Resources, device_indexes: tuple[int, ...]) -> "Room":
+        """Return the room that is left after a replica of ``owner`` took its part."""
         left = tuple(i for i in self.free_device_indexes if i not in device_indexes)
         return replace(
             self,
             free=self.free - need,
             free_device_indexes=left,
-            deployment_ids=(*self.deployment_ids, deployment_id),
+            held=(*self.held, owner),
         )
 
 
@@ -61,9 +69,8 @@ def rooms_of(nodes: Iterable[Node], replicas: Iterable[Replica]) -> dict[str, Ro
         room = rooms.get(replica.node_id)
         if room is not None and replica.holds_capacity:
             launch = replica.launch
-            rooms[replica.node_id] = room.take(
-                replica.deployment_id, launch.resources, launch.device_indexes
-            )
+            owner = Owner(replica.deployment_id, replica.generation)
+            rooms[replica.node_id] = room.take(owner, launch.resources, launch.device_indexes)
     return rooms
 
 
@@ -72,12 +79,12 @@ def whole_of(node: Node) -> Resources:
     return replace(node.capacity, devices=len(node.devices))
 
 
-def find_spot(rooms: Mapping[str, Room], deployment_id: str, need: Resources) -> Spot | None:
-    """Return the best place for one more replica of ``deployment_id``, or None without room."""
+def find_spot(rooms: Mapping[str, Room], owner: Owner, need: Resources) -> Spot | None:
+    """Return the best place for one more replica of ``owner``, or None without room."""
     fitting = [room for room in rooms.values() if room.holds(need)]
     if not fitting:
         return None
-    best = min(fitting, key=lambda room: _preference(room, deployment_id, need))
+    best = min(fitting, key=lambda room: _preference(room, owner, need))
     return Spot(best.node.cluster_id, best.node.id, best.free_device_indexes[: need.devices])
 
 
@@ -93,12 +100,12 @@ def explain_no_room(rooms: Mapping[str, Room], need: Resources) -> str:
     return f"{told}, and is larger than any empty node"
 
 
-def _preference(room: Room, deployment_id: str, need: Resources) -> tuple[object, ...]:
+def _preference(room: Room, owner: Owner, need: Resources) -> tuple[object, ...]:
     left = room.free - need
     capacity = room.node.capacity
     return (
         len(room.node.devices) if need.devices == 0 else 0,
-        room.deployment_ids.count(deployment_id),
+        room.held.count(owner),
         len(room.free_device_indexes) - need.devices,
         _parts_per_million(left.memory_bytes, capacity.memory_bytes)
         + _parts_per_million(left.cpu_millicores, capacity.cpu_millicores),

@@ -17,7 +17,7 @@ from tramontane.domain.observation import (
 from tramontane.domain.planning.backoff import Backoff, after_failure, after_stability
 from tramontane.domain.planning.calls import orphans, plan_calls
 from tramontane.domain.planning.deployment_status import Facts, describe
-from tramontane.domain.planning.placement import Room, explain_no_room, find_spot, rooms_of
+from tramontane.domain.planning.placement import Owner, Room, explain_no_room, find_spot, rooms_of
 from tramontane.domain.planning.plan import (
     Action,
     Place,
@@ -52,7 +52,7 @@ def plan_replicas(snapshot: ReplicaSnapshot) -> Plan:
     The plan depends on the snapshot alone, whatever the order of its tuples. Carrying it out and
     planning again from the result ends in an empty plan.
     """
-    watch = Watch(snapshot.clusters)
+    watch = Watch(snapshot)
     drafts = _draft(snapshot)
     for draft in drafts:
         _observe(draft, watch, snapshot.now_ms)
@@ -187,10 +187,11 @@ def _place_one(draft: _Draft, demand: Demand | None, rooms: dict[str, Room]) -> 
         return (demand and demand.refusal) or "its model version is not in the catalogue"
     need = demand.resources
     deployment = draft.deployment
-    spot = find_spot(rooms, deployment.id, need)
+    owner = Owner(deployment.id, deployment.generation)
+    spot = find_spot(rooms, owner, need)
     if spot is None:
         return explain_no_room(rooms, need)
-    rooms[spot.node_id] = rooms[spot.node_id].take(deployment.id, need, spot.device_indexes)
+    rooms[spot.node_id] = rooms[spot.node_id].take(owner, need, spot.device_indexes)
     draft.actions.append(
         Place(
             deployment.id,
@@ -231,6 +232,8 @@ def _set_status(draft: _Draft, snapshot: ReplicaSnapshot) -> None:
         for state in snapshot.clusters
         if isinstance(state.view, Unreachable)
     }
+    errors = dict(snapshot.start_errors)
+    pending = [r.id for r in draft.replicas if r.status is ReplicaStatus.PENDING]
     facts = Facts(
         deployment=deployment,
         replicas=tuple(draft.replicas),
@@ -240,6 +243,7 @@ def _set_status(draft: _Draft, snapshot: ReplicaSnapshot) -> None:
         placed=sum(isinstance(action, Place) for action in draft.actions),
         unplaced=draft.unplaced,
         silent_clusters=silent,
+        start_error=next((errors[id_] for id_ in pending if id_ in errors), None),
     )
     described = describe(facts)
     wanted = SetStatus(

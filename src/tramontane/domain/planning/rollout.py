@@ -1,8 +1,8 @@
 """How many replicas of which generation a deployment should have next: scale and rollout.
 
 A rollout replaces one replica at a time: it has at most `SURGE_MAX` above the wanted count on
-their nodes and drains an old replica only when as many as wanted are ready without it. A new generation that
-cannot start or cannot be placed therefore leaves the old one serving.
+their nodes and drains an old replica only when as many as wanted are ready without it. A new
+generation that cannot start or cannot be placed therefore leaves the old one serving.
 """
 
 from collections.abc import Sequence

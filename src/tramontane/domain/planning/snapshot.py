@@ -45,7 +45,8 @@ class ReplicaSnapshot:
 
     ``deployments`` are the live ones. ``replicas`` are all that hold capacity, all that a driver
     lists, and the ended ones of deployments whose last start failed. ``routed_replica_ids`` are
-    those that the published route table names.
+    those that the published route table names. ``start_errors`` are pairs of a replica's id and
+    what its driver said when its start was last tried in vain.
     """
 
     now_ms: int
@@ -54,6 +55,7 @@ class ReplicaSnapshot:
     replicas: tuple[Replica, ...]
     clusters: tuple[ClusterState, ...]
     routed_replica_ids: frozenset[str] = frozenset()
+    start_errors: tuple[tuple[str, str], ...] = ()
     format: int = SNAPSHOT_FORMAT
 
 

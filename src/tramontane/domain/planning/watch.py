@@ -10,7 +10,7 @@ from typing import Final
 from tramontane.domain.fleet import NodeStatus
 from tramontane.domain.observation import Observation, Reachable, RunState, Unreachable
 from tramontane.domain.planning.plan import Transition
-from tramontane.domain.planning.snapshot import ClusterState
+from tramontane.domain.planning.snapshot import ReplicaSnapshot
 from tramontane.domain.replica import Replica, ReplicaStatus
 
 REASON_CHARS_MAX: Final = 4_000
@@ -21,17 +21,23 @@ UNLISTED_MS_MAX: Final = 60_000
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """What is known about one replica now: its cluster, its node and the driver's observation."""
+    """What is known about one replica now: its cluster, its node and the driver's observation.
+
+    ``start_error`` is what its driver said when its start was last tried in vain.
+    """
 
     view: Reachable | Unreachable
     is_node_lost: bool
     observation: Observation | None
+    start_error: str | None = None
 
 
 class Watch:
     """The clusters of a snapshot, asked replica by replica."""
 
-    def __init__(self, clusters: tuple[ClusterState, ...]) -> None:
+    def __init__(self, snapshot: ReplicaSnapshot) -> None:
+        clusters = snapshot.clusters
+        self._start_errors = dict(snapshot.start_errors)
         self._views = {state.cluster.id: state.view for state in clusters}
         self._lost = {
             node.id for state in clusters for node in state.nodes if node.status is NodeStatus.LOST
@@ -49,6 +55,7 @@ class Watch:
             self._views.get(replica.cluster_id, Unreachable("no driver is configured for it")),
             replica.node_id in self._lost,
             self._observations.get((replica.cluster_id, replica.id)),
+            self._start_errors.get(replica.id),
         )
 
 
@@ -67,7 +74,7 @@ def next_status(replica: Replica, sighting: Sighting, now_ms: int) -> Transition
         return _ended(replica, "its node was lost")
     seen = sighting.observation
     if seen is None:
-        return _unlisted(replica, now_ms)
+        return _unlisted(replica, sighting.start_error, now_ms)
     match seen.run_state:
         case RunState.EXITED:
             return _ended(replica, seen.reason or "it ended without a reason")
@@ -107,11 +114,12 @@ def _observed_ready(replica: Replica, seen: Observation, now_ms: int) -> Transit
     )
 
 
-def _unlisted(replica: Replica, now_ms: int) -> Transition | None:
+def _unlisted(replica: Replica, start_error: str | None, now_ms: int) -> Transition | None:
     if replica.status is not ReplicaStatus.PENDING:
         return _ended(replica, "it is gone: its cluster does not know it")
     if now_ms - replica.created_at_ms > UNLISTED_MS_MAX:
-        return _ended(replica, "its cluster was asked to start it, and never listed it")
+        why = start_error or "its cluster was asked, and never listed it"
+        return _ended(replica, f"it could not be started: {why}")
     return None
 
 
