@@ -41,7 +41,7 @@ class Projects:
     def get(self, principal: Principal, ref: str) -> Project:
         """Return the project with the id or name ``ref``."""
         with self._db.read() as tx:
-            return project_named(tx, principal, ref)
+            return project_named(tx, principal, ref, param=None)
 
     def list(
         self, principal: Principal, *, organization: str | None, after: str | None, limit: int
@@ -71,7 +71,7 @@ class Projects:
         """
 
         def write(tx: Transaction) -> Project:
-            seen = project_named(tx, principal, ref)
+            seen = project_named(tx, principal, ref, param=None)
             if seen.archived_at_ms is not None:
                 return seen
             if seen.id == principal.project_id:
@@ -79,7 +79,7 @@ class Projects:
                     f"your own key belongs to the project {seen.name} and would stop working: "
                     "archive it with an operator key of another project"
                 )
-                raise refuse(Code.IN_USE, message, param="project")
+                raise refuse(Code.IN_USE, message)
             _check_empty(tx, seen)
             now_ms = self._clock.now_ms()
             stored = tenancy.update_project(tx, seen, replace(seen, archived_at_ms=now_ms))
@@ -108,7 +108,7 @@ def _check_empty(tx: Transaction, project: Project) -> None:
             f"the project {project.name} still has deployments: {names}; "
             "delete them and wait until they have stopped"
         )
-        raise refuse(Code.IN_USE, message, param="project")
+        raise refuse(Code.IN_USE, message)
 
 
 def _event(project: Project, principal: Principal, what: str, now_ms: int) -> Event:

@@ -31,21 +31,23 @@ def visible_project_id(principal: Principal) -> str | None:
     return None if principal.is_operator else principal.project_id
 
 
-def project_named(tx: Transaction, principal: Principal, ref: str | None) -> Project:
+def project_named(
+    tx: Transaction, principal: Principal, ref: str | None, *, param: str | None = "project"
+) -> Project:
     """Return the project that ``ref`` (id or name) means, the principal's own when it is None.
 
     A member may name only its own project; any other is refused as if it did not exist. A name
-    means the project of the principal's own organization first.
+    means the project of the principal's own organization first. ``param`` is the field at fault.
     """
     own = tenancy.get_project(tx, principal.project_id)
     if own is not None and ref in (None, own.id, own.name):
         return own
     if own is None or ref is None or not principal.is_operator:
-        raise not_found("project", ref or principal.project_id, param="project")
+        raise not_found("project", ref or principal.project_id, param=param)
     home = tenancy.get_project(tx, ref, organization_id=principal.organization_id)
     found = home or tenancy.get_project(tx, ref)
     if found is None:
-        raise not_found("project", ref, param="project")
+        raise not_found("project", ref, param=param)
     return found
 
 
