@@ -41,16 +41,6 @@ SECRET_BYTES: Final = 24  # of a replica's bearer token: 192 bits
 _UNDER_WAY: Final = {ReplicaStatus.PENDING, ReplicaStatus.STARTING, ReplicaStatus.STOPPING}
 
 
-def plan_report(
-    db: Database, drivers: Mapping[str, Driver], recipes: Recipes, clock: Clock, ids: IdSource
-) -> dict[str, Any]:
-    """Return ``{snapshot, plan}`` of now as plain data without secrets; change nothing.
-
-    It has a reconciler of its own, so it may be called while the loop runs.
-    """
-    return ReplicaReconciler(db, drivers, recipes, clock, ids).report_plan()
-
-
 class ReplicaReconciler:
     """Makes what runs equal to what is wanted.
 
@@ -100,8 +90,13 @@ class ReplicaReconciler:
         return is_under_way or bool(plan.store_actions())
 
     def report_plan(self) -> dict[str, Any]:
-        """Return the snapshot of now and its plan as plain data without secrets; change nothing."""
-        snapshot = self._look(record=False)
+        """Return ``{snapshot, plan}`` of now as plain data without secrets; change nothing.
+
+        It looks with eyes of its own, so any thread may call it while the loop runs.
+        """
+        other = ReplicaReconciler(self._db, self._drivers, self._recipes, self._clock, self._ids)
+        other._refused, other._start_errors = dict(self._refused), dict(self._start_errors)
+        snapshot = other._look(record=False)
         plan = plan_replicas(snapshot)
         return {"snapshot": to_plain(redact(snapshot)), "plan": plan_to_plain(plan)}
 

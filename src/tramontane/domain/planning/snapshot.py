@@ -7,7 +7,7 @@ could carry them are redacted, and nothing that planning reads is.
 
 import json
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from tramontane.domain.deployment import Deployment
 from tramontane.domain.fleet import Cluster, Node
@@ -74,11 +74,23 @@ def to_json(snapshot: ReplicaSnapshot) -> str:
 
 
 def from_json(text: str) -> ReplicaSnapshot:
-    """Return the snapshot in ``text``; `UnreadableSnapshotError` says what is wrong with it."""
+    """Return the snapshot in ``text``; `UnreadableSnapshotError` says what is wrong with it.
+
+    The API's answer, ``{"snapshot": ..., "plan": ...}``, is taken too.
+    """
     try:
-        data = loads(text.encode())
+        data: Any = loads(text.encode())
+    except StrictJsonError as error:
+        raise UnreadableSnapshotError(str(error)) from error
+    is_answer = isinstance(data, dict) and "snapshot" in data and "plan" in data
+    return from_plain_snapshot(data["snapshot"] if is_answer else data)
+
+
+def from_plain_snapshot(data: object) -> ReplicaSnapshot:
+    """Return the snapshot in plain ``data``, as `from_json` does."""
+    try:
         snapshot = from_plain(ReplicaSnapshot, data)
-    except (StrictJsonError, NotPlainError) as error:
+    except NotPlainError as error:
         raise UnreadableSnapshotError(str(error)) from error
     if snapshot.format != SNAPSHOT_FORMAT:
         msg = f"its format is {snapshot.format}; expected {SNAPSHOT_FORMAT}"
