@@ -58,8 +58,11 @@ class Meter:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.on_event: Callable[[], None] = lambda: None
 
-    def open(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Take the folder, settle what dead gateways left. A full disk is tried again later."""
+    def open(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """Take the folder, settle what dead gateways left. A full disk is tried again later.
+
+        Without a ``loop`` nothing is synced before `seal`.
+        """
         self._loop = loop
         try:
             self._open_table()

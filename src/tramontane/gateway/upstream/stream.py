@@ -98,7 +98,8 @@ class StreamWatch:
             return self._inspect(data)
         self._last = data
         # A comment (an engine's sign of life) stands alone; anything else is a piece of the answer.
-        self.events += data.count(b"\n\n") - data.startswith(b":")
+        passed = data.count(b"\n\n") or len(_EVENT_END.findall(data))
+        self.events += passed - data.startswith(b":")
         return data
 
     def end(self) -> bytes:

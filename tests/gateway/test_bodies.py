@@ -1,0 +1,176 @@
+"""Request bodies: what is refused by name, and what reaches the engine."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tramontane.domain.refusal import Code, Refusal
+from tramontane.gateway.upstream.bodies import CHAT, COMPLETIONS, EMBEDDINGS, Call, read_call
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+def chat(**fields: object) -> bytes:
+    return json.dumps({"model": "m", "messages": HELLO, **fields}).encode()
+
+
+def sent(raw: bytes, upstream: str = "m", endpoint=CHAT) -> dict:
+    call = read_call(endpoint, raw)
+    assert isinstance(call, Call), call
+    return json.loads(b"".join(call.pieces_for(upstream)))
+
+
+@pytest.mark.parametrize(
+    ("raw", "code", "param"),
+    [
+        (b"", Code.INVALID_JSON, None),
+        (b"hello", Code.INVALID_JSON, None),
+        (b"[]", Code.INVALID_JSON, None),
+        (b'"x"', Code.INVALID_JSON, None),
+        (b"null", Code.INVALID_JSON, None),
+        (b'{"model":"m"', Code.INVALID_JSON, None),
+        (b'{"model":"m"} x', Code.INVALID_JSON, None),
+        (b'{"model":"\xff"}', Code.INVALID_JSON, None),
+        (b'{"model":"\\ud800"}', Code.INVALID_JSON, None),
+        (chat(temperature=float("nan")), Code.INVALID_JSON, None),
+        (chat(x=float("inf")), Code.INVALID_JSON, None),
+        (b'{"x":1e999}', Code.INVALID_JSON, None),
+        (b'{"x":' + b"[" * 5000 + b"]" * 5000 + b"}", Code.INVALID_JSON, None),
+        (b'{"x":' * 5000 + b"1" + b"}" * 5000, Code.INVALID_JSON, None),
+        (b"{}", Code.MISSING_REQUIRED_PARAMETER, "model"),
+        (b'{"model":"m"}', Code.MISSING_REQUIRED_PARAMETER, "messages"),
+        (chat(model=5), Code.INVALID_VALUE, "model"),
+        (chat(model=None), Code.INVALID_VALUE, "model"),
+        (chat(messages=[]), Code.INVALID_VALUE, "messages"),
+        (chat(messages="hi"), Code.INVALID_VALUE, "messages"),
+        (chat(messages=["hi"]), Code.INVALID_VALUE, "messages[0]"),
+        (
+            chat(messages=[*HELLO, {"content": "x"}]),
+            Code.MISSING_REQUIRED_PARAMETER,
+            "messages[1].role",
+        ),
+        (chat(messages=[{"role": 1}]), Code.INVALID_VALUE, "messages[0].role"),
+        (chat(stream="yes"), Code.INVALID_VALUE, "stream"),
+        (chat(stream_options=[]), Code.INVALID_VALUE, "stream_options"),
+        (chat(max_tokens=0), Code.INVALID_VALUE, "max_tokens"),
+        (chat(max_tokens="9"), Code.INVALID_VALUE, "max_tokens"),
+        (chat(max_tokens=1.5), Code.INVALID_VALUE, "max_tokens"),
+        (chat(max_completion_tokens=-1), Code.INVALID_VALUE, "max_completion_tokens"),
+        (chat(temperature="hot"), Code.INVALID_VALUE, "temperature"),
+        (chat(temperature=-1), Code.INVALID_VALUE, "temperature"),
+        (chat(n=0), Code.INVALID_VALUE, "n"),
+        (chat(stop=5), Code.INVALID_VALUE, "stop"),
+        (chat(tools="x"), Code.INVALID_VALUE, "tools"),
+    ],
+)
+def test_a_bad_chat_body_is_refused_by_name(raw: bytes, code: Code, param: str | None):
+    refusal = read_call(CHAT, raw)
+    assert isinstance(refusal, Refusal), refusal
+    assert (refusal.code, refusal.param) == (code, param)
+    assert "`" not in refusal.message
+    assert len(refusal.message) < 300
+
+
+@pytest.mark.parametrize(
+    ("raw", "param"),
+    [
+        (b'{"model":"m"}', "prompt"),
+        (b'{"model":"m","prompt":[]}', "prompt"),
+        (b'{"model":"m","prompt":5}', "prompt"),
+    ],
+)
+def test_a_completion_needs_a_prompt(raw: bytes, param: str):
+    refusal = read_call(COMPLETIONS, raw)
+    assert isinstance(refusal, Refusal)
+    assert refusal.param == param
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({}, "input"),
+        ({"input": ""}, "input"),
+        ({"input": []}, "input"),
+        ({"input": 1}, "input"),
+        ({"input": "x", "encoding_format": "hex"}, "encoding_format"),
+    ],
+)
+def test_an_embedding_needs_an_input(fields: dict, param: str):
+    refusal = read_call(EMBEDDINGS, json.dumps({"model": "m", **fields}).encode())
+    assert isinstance(refusal, Refusal)
+    assert refusal.param == param
+
+
+def test_a_body_that_needs_no_change_goes_on_byte_for_byte():
+    raw = b'  { "messages" : [{"role":"user","content":"h\\u00e9"}],"model":"m", "top_k": 4 }\n'
+    call = read_call(CHAT, raw)
+    assert isinstance(call, Call)
+    assert b"".join(call.pieces_for("m")) == raw
+
+
+def test_a_stream_asks_the_engine_for_usage():
+    assert sent(chat(stream=True))["stream_options"] == {"include_usage": True}
+    assert sent(chat(stream=True, stream_options=None))["stream_options"] == {"include_usage": True}
+    asked = sent(chat(stream=True, stream_options={"include_usage": False, "x": 1}))
+    assert asked["stream_options"] == {"include_usage": True, "x": 1}
+    assert "stream_options" not in sent(chat())
+
+
+def test_the_engine_is_told_its_own_name_for_the_model():
+    assert sent(chat(), upstream="other")["model"] == "other"
+    assert sent(chat(stream=True), upstream="other")["stream_options"] == {"include_usage": True}
+
+
+def test_mistral_words_become_the_engines():
+    found = sent(chat(random_seed=7, tool_choice="any"))
+    assert found["seed"] == 7
+    assert "random_seed" not in found
+    assert found["tool_choice"] == "required"
+    assert sent(chat(random_seed=7, seed=8))["seed"] == 8
+    assert sent(chat(random_seed=None))["random_seed"] is None
+
+
+def test_explicit_nulls_and_unknown_fields_are_let_through():
+    found = sent(chat(stop=None, max_tokens=None, stream=None, tools=None, safe_prompt=True))
+    assert found["safe_prompt"] is True
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(max_size=8), JSON, max_size=6), st.booleans())
+def test_whatever_else_a_body_holds_reaches_the_engine(extra: dict, stream: bool):
+    known = {
+        "model",
+        "messages",
+        "stream",
+        "stream_options",
+        "random_seed",
+        "tool_choice",
+        "tools",
+        "response_format",
+    }
+    known |= {"max_tokens", "temperature", "top_p", "n", "seed", "stop", "max_completion_tokens"}
+    extra = {key: value for key, value in extra.items() if key not in known}
+    for upstream in ("m", "other"):
+        found = sent(
+            json.dumps({**extra, "model": "m", "messages": HELLO, "stream": stream}).encode(),
+            upstream,
+        )
+        assert {key: found[key] for key in extra} == extra
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_are_too_strange_to_refuse(raw: bytes):
+    for endpoint in (CHAT, COMPLETIONS, EMBEDDINGS):
+        assert isinstance(read_call(endpoint, raw), Refusal)
