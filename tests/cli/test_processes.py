@@ -23,6 +23,7 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
         "gateway --control http://c --home h --fd 4 --host a --port 1 --name gw",
         {"home": Path("h"), "fd": 4, "host": "a", "port": 1, "control": "http://c", "name": "gw"},
     ),
+    ("plan --snapshot s.json", {"snapshot": Path("s.json"), "home": None}),
     (
         "control --host 0.0.0.0 --port 9",
         {"home": None, "fd": None, "host": "0.0.0.0", "port": 9, "database_url": None},
