@@ -337,7 +337,8 @@ class _Supervisor:
             return self._with_last_lines(f"gave no healthy answer for {self.health_lost_s:g} s")
         if self._held_s("homeless", is_so=not os.path.isdir(home)) >= HOME_GONE_S:
             return f"its home was removed: {home} is gone"
-        self._look_at_load()
+        if not is_silent:
+            self._look_at_load()
         return None
 
     def _look_draining(self) -> str | None:
@@ -423,9 +424,8 @@ class _Supervisor:
     def _end_all(self) -> None:
         """End the engine and whatever it started, and return only when all of it is gone.
 
-        Its capacity is free only then, so a process that the kernel cannot end (a device call
-        that hangs) keeps this waiting. Whoever loses its parent becomes a child of this process
-        (PR_SET_CHILD_SUBREAPER), so killing children again and again reaches everything.
+        Only then its capacity is free; a device call that hangs keeps this waiting. Whoever loses
+        its parent becomes a child of this subreaper, so killing children again reaches all.
         """
         kills_at = time.monotonic() + TERM_GRACE_S
         if self.engine_pid and self.engine_status is None:

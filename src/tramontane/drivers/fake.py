@@ -155,7 +155,8 @@ class FakeDriver:
             lines = [f"starting {' '.join(process.launch.argv)}"]
             lines += ["ready"] if process.ready_at_ms <= self._clock.now_ms() else []
             lines += (process.reason or "").splitlines()
-            return lines[-min(lines_max, LOG_LINES_MAX) :]
+            wanted = min(lines_max, LOG_LINES_MAX)
+            return lines[-wanted:] if wanted > 0 else []
 
     def processes(self) -> tuple[FakeProcess, ...]:
         """Return every process as it really is, ended ones too, seen or unseen."""
