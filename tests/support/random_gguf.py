@@ -4,10 +4,11 @@ It answers any chat with random characters, which is enough to test that a serve
 loaded, streamed, counted, drained and ended.
 """
 
+import string
 from pathlib import Path
 
 import numpy as np
-from gguf import GGUFWriter, TokenType
+from gguf import GGUFWriter, PoolingType, TokenType
 
 CONTEXT_LENGTH = 512
 LAYERS = 2
@@ -65,6 +66,58 @@ def write_random_gguf(path: Path, *, seed: int = 4711) -> Path:
         add(f"blk.{layer}.ffn_gate.weight", FEED_FORWARD, WIDTH)
         add(f"blk.{layer}.ffn_up.weight", FEED_FORWARD, WIDTH)
         add(f"blk.{layer}.ffn_down.weight", WIDTH, FEED_FORWARD)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def write_random_encoder(path: Path, *, seed: int = 4711) -> Path:
+    """Write a tiny BERT with random weights and mean pooling to ``path``; return the path."""
+    random = np.random.default_rng(seed)
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokens += [f"{start}{letter}" for letter in string.ascii_lowercase for start in ("\u2581", "")]
+    writer = GGUFWriter(str(path), "bert")
+    writer.add_context_length(CONTEXT_LENGTH)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(LAYERS)
+    writer.add_feed_forward_length(FEED_FORWARD)
+    writer.add_head_count(HEADS)
+    writer.add_layer_norm_eps(1e-12)
+    writer.add_causal_attention(False)
+    writer.add_pooling_type(PoolingType.MEAN)
+    writer.add_tokenizer_model("bert")
+    writer.add_token_list(tokens)
+    writer.add_token_types([TokenType.CONTROL] * 5 + [TokenType.NORMAL] * (len(tokens) - 5))
+    writer.add_token_type_count(2)
+    writer.add_unk_token_id(1)
+    writer.add_bos_token_id(2)
+    writer.add_sep_token_id(3)
+    writer.add_pad_token_id(0)
+    writer.add_mask_token_id(4)
+
+    def add(name: str, *shape: int) -> None:
+        writer.add_tensor(name, random.normal(0, 0.05, shape).astype(np.float32))
+
+    def add_norm(name: str) -> None:
+        writer.add_tensor(f"{name}.weight", np.ones(WIDTH, dtype=np.float32))
+        writer.add_tensor(f"{name}.bias", np.zeros(WIDTH, dtype=np.float32))
+
+    add("token_embd.weight", len(tokens), WIDTH)
+    add("token_types.weight", 2, WIDTH)
+    add("position_embd.weight", CONTEXT_LENGTH, WIDTH)
+    add_norm("token_embd_norm")
+    for layer in range(LAYERS):
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            add(f"blk.{layer}.{name}.weight", WIDTH, WIDTH)
+            add(f"blk.{layer}.{name}.bias", WIDTH)
+        add_norm(f"blk.{layer}.attn_output_norm")
+        add(f"blk.{layer}.ffn_up.weight", FEED_FORWARD, WIDTH)
+        add(f"blk.{layer}.ffn_up.bias", FEED_FORWARD)
+        add(f"blk.{layer}.ffn_down.weight", WIDTH, FEED_FORWARD)
+        add(f"blk.{layer}.ffn_down.bias", WIDTH)
+        add_norm(f"blk.{layer}.layer_output_norm")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -78,13 +78,17 @@ class LlamaCpp:
         )
 
     def resources(self, spec: DeploymentSpec, version: ModelVersion) -> Resources:
-        """Return weights + a tenth, keys and values of the whole context, buffers, the process."""
+        """Return weights + a tenth, keys and values of the whole context, buffers, the process.
+
+        When all layers are on devices, keys and values are there too.
+        """
         rules.must_pass(self.check(spec, version))
         options = options_of(spec.engine_options)
         slot_tokens = -(-spec.context_length // CONTEXT_STEP) * CONTEXT_STEP
+        kv_bytes = slot_tokens * spec.parallel * rules.kv_bytes_per_token(version)
         estimate = (
             version.size_bytes * 11 // 10
-            + slot_tokens * spec.parallel * rules.kv_bytes_per_token(version)
+            + (0 if spec.devices and "n_gpu_layers" not in options else kv_bytes)
             + min(BUFFERS_BYTES_MAX, version.size_bytes // 2)
             + int(options.get("prompt_cache_mib", "0")) * rules.MEBIBYTE
             + PROCESS_BYTES
@@ -107,6 +111,7 @@ class LlamaCpp:
         device_indexes: tuple[int, ...],
     ) -> LaunchSpec:
         """Return the command line of the embedded server."""
+        rules.must_pass(self.check(spec, version))
         options = options_of(spec.engine_options)
         mode = options.get("mode", "embeddings" if version.architecture in ENCODERS else "all")
         layers = options.get("n_gpu_layers", str(DEVICE_LAYERS_ALL if spec.devices else 0))

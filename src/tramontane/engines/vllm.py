@@ -119,6 +119,7 @@ class Vllm:
         device_indexes: tuple[int, ...],
     ) -> LaunchSpec:
         """Return the command line of vLLM's server for the OpenAI protocol."""
+        rules.must_pass(self.check(spec, version))
         argv = (
             *(self.python, "-m", "vllm.entrypoints.openai.api_server"),
             *("--model", version.path),
