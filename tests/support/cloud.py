@@ -49,6 +49,10 @@ class Cloud:
         self.services = self._make_services()
         self.app = create_app(self.services, gateway_token=GATEWAY_TOKEN, ids=self.ids)
         self._runner = asyncio.Runner()
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        self._client = httpx.AsyncClient(
+            transport=transport, base_url="http://cloud", trust_env=False
+        )
         self._path = url.removeprefix("sqlite:///")
         self.demo_model = write_gguf(folder / "demo.gguf")
         if is_started:
@@ -101,6 +105,7 @@ class Cloud:
 
     def close(self) -> None:
         """Close the event loop and the database."""
+        self._runner.run(self._client.aclose())
         self._runner.close()
         self.db.close()
 
@@ -127,9 +132,7 @@ class Cloud:
         key = self.keys.admin_key if key is None else key
         headers = {"authorization": f"Bearer {key}"} if key else {}
         headers |= sent.pop("headers", {})
-        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://cloud") as client:
-            return await client.request(method, path, headers=headers, **sent)
+        return await self._client.request(method, path, headers=headers, **sent)
 
     def tables(self) -> dict[str, list[tuple[Any, ...]]]:
         """Return every row of every table."""

@@ -6,6 +6,7 @@ an exception stands for and puts validation errors into sentences.
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
@@ -59,7 +60,11 @@ def too_large(bytes_max: int) -> Refusal:
 
 async def _refused(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RefusedError)  # noqa: S101 - what it is registered for
-    return reply(error.refusal)
+    refusal = error.refusal
+    field = (refusal.param or "").partition(".")[0]
+    if field not in refusal.message:
+        refusal = replace(refusal, message=f"{refusal.param}: {refusal.message}")
+    return reply(refusal)
 
 
 async def _name_taken(_: Request, error: Exception) -> JSONResponse:
@@ -111,8 +116,10 @@ def explain(problems: Sequence[Any]) -> Refusal:
     place, *inside = first["loc"]
     if first["type"] == "json_invalid":
         return Refusal(Code.INVALID_JSON, f"the body is not JSON: {first['ctx']['error']}")
+    if not inside and first["type"] == "value_error":  # of several fields together
+        return Refusal(Code.INVALID_VALUE, first["msg"].removeprefix("Value error, "))
     if not inside:
-        return Refusal(Code.INVALID_JSON if place == "body" else Code.INVALID_VALUE, _BODY)
+        return Refusal(Code.INVALID_JSON, _BODY)
     field = _shown(".".join(str(part) for part in inside))
     if place == "path":
         return Refusal(Code.NOT_FOUND, f"there is nothing with this {field}")

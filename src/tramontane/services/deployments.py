@@ -136,11 +136,11 @@ class Deployments:
         what is wanted already changes nothing.
         """
 
-        def write(tx: Transaction) -> DescribedDeployment:
+        def write(tx: Transaction) -> tuple[DescribedDeployment, bool]:
             seen = _writable(tx, principal, ref, project)
             spec = _changed(tx, seen.spec, change, model)
             if spec == seen.spec:
-                return _described(tx, seen)
+                return _described(tx, seen), False
             needs_new = replace(spec, replicas=seen.spec.replicas) != seen.spec
             new = replace(seen, spec=spec)
             if needs_new:
@@ -153,11 +153,12 @@ class Deployments:
             kind = "changed" if needs_new else "scaled"
             message = f"deployment {seen.name} {kind}: {_difference(seen.spec, spec)}"
             events.append(tx, _event(stored, principal, kind, message, self._clock.now_ms()))
-            return _described(tx, stored)
+            return _described(tx, stored), True
 
-        changed = self._db.write(write)
-        self._wake()
-        return changed
+        described, is_changed = self._db.write(write)
+        if is_changed:
+            self._wake()
+        return described
 
     def delete(self, principal: Principal, ref: str, project: str | None) -> DescribedDeployment:
         """Want the deployment no more: its replicas drain and stop; its name is free at once."""
