@@ -16,6 +16,7 @@ import orjson
 from tramontane.domain.refusal import Code, Refusal
 from tramontane.domain.routing import RouteTable
 from tramontane.gateway import refusals
+from tramontane.gateway.admission import Admission
 from tramontane.gateway.client import replies
 from tramontane.gateway.control_plane.forward import Forward
 from tramontane.gateway.exchange import Exchange
@@ -66,6 +67,7 @@ class Gateway:
         self.control_address = control_address
         self.index: RouteIndex | None = None
         self.date = replies.date_line(time.time())
+        self.admission = Admission()
         self.is_draining = False
         self.tasks: set[asyncio.Task[None]] = set()
         self._clients: set[ClientConnection] = set()
@@ -252,6 +254,7 @@ def _forwarded(path: str) -> str:
 
 
 def _is_internal(path: str) -> bool:
-    """Tell whether the control plane could read ``path`` as one of its internal ones."""
+    """Tell whether ``path`` could be read, by however lenient a reader, as an internal one."""
     decoded = posixpath.normpath("/" + unquote(path).lstrip("/"))
-    return decoded.split("/")[1] == "internal"
+    parts = [part for part in decoded.split("/") if part not in {"", "v1"}]
+    return bool(parts) and parts[0].lower() == "internal"

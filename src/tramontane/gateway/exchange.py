@@ -128,6 +128,10 @@ class Exchange:
         if index.find(key.project_id, call.model) is None:
             self._refuse(refusals.model_not_found(call.model))
             return
+        full = gateway.admission.enter(key)
+        if full is not None:
+            self._refuse(full)
+            return
         self._key, self._call = key, call
         self._entry = Entry(gateway.meter, gateway.loop.time(), now_ms)
         why_not = self._entry.admit()
@@ -424,6 +428,8 @@ class Exchange:
             return
         self._is_over = True
         self._leave_replica()
+        if self._key is not None:
+            self._gateway.admission.leave(self._key)
         if self._entry is not None:
             self._entry.end(outcome, status, tokens, self._gateway.loop.time())
 
