@@ -3,6 +3,7 @@
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 
@@ -18,30 +19,27 @@ from tests.support.stub_control import StubControl
 from tests.support.stub_engine import StubEngine
 
 
-def bound(control: StubControl, engine: StubEngine, allowed: int | None, revision: int) -> None:
+def test_one_more_than_allowed_is_told_to_come_back(engine: StubEngine, tmp_path: Path) -> None:
     keys = make_keys()
     hashed = key_hash(MEMBER_KEY)
-    keys[hashed] = replace(keys[hashed], requests_in_flight_max=allowed)
-    control.publish(make_table(make_route([engine.address]), revision=revision, keys=keys))
-
-
-def test_one_more_than_allowed_is_told_to_come_back(
-    gateway: GatewayThread, engine: StubEngine, control: StubControl
-) -> None:
-    bound(control, engine, 1, revision=2)
-    waiting: list[httpx.Response] = []
-    first = threading.Thread(target=lambda: waiting.append(gateway.chat(stub={"delay_s": 1.5})))
-    deadline = time.monotonic() + 5
-    first.start()
-    while not engine.ids and time.monotonic() < deadline:
-        time.sleep(0.01)
-    refused = gateway.chat()
-    first.join()
-    assert refused.status_code == 429, refused.text
-    assert refused.json()["error"]["code"] == "rate_limit_exceeded"
-    assert refused.json()["error"]["type"] == "requests"
-    assert refused.headers["retry-after"] == "1"
-    assert "1 requests in flight" in refused.json()["message"]
-    assert waiting[0].status_code == 200
-    assert [gateway.chat().status_code for _ in range(5)] == [200] * 5
-    assert len(control.wait_events(6)) == 6
+    keys[hashed] = replace(keys[hashed], requests_in_flight_max=1)
+    table = make_table(make_route([engine.address]), keys=keys)
+    with StubControl(table) as control, GatewayThread(tmp_path / "gw", control.url) as gateway:
+        gateway.wait_ready()
+        waiting: list[httpx.Response] = []
+        first = threading.Thread(target=lambda: waiting.append(gateway.chat(stub={"delay_s": 1.5})))
+        first.start()
+        deadline = time.monotonic() + 5
+        while not engine.ids and time.monotonic() < deadline:
+            time.sleep(0.01)
+        refused = gateway.chat()
+        first.join()
+        assert refused.status_code == 429, refused.text
+        assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+        assert refused.json()["error"]["type"] == "requests"
+        assert refused.headers["retry-after"] == "1"
+        assert "1 requests in flight" in refused.json()["message"]
+        assert waiting[0].status_code == 200
+        # What was refused is not counted, and leaving gives the place back.
+        assert [gateway.chat().status_code for _ in range(5)] == [200] * 5
+        assert len(control.wait_events(6)) == 6
