@@ -27,7 +27,7 @@ def test_one_more_than_allowed_is_told_to_come_back(engine: StubEngine, tmp_path
     with StubControl(table) as control, GatewayThread(tmp_path / "gw", control.url) as gateway:
         gateway.wait_ready()
         waiting: list[httpx.Response] = []
-        first = threading.Thread(target=lambda: waiting.append(gateway.chat(stub={"delay_s": 1.5})))
+        first = threading.Thread(target=lambda: waiting.append(gateway.chat(stub={"delay_s": 0.7})))
         first.start()
         deadline = time.monotonic() + 5
         while not engine.ids and time.monotonic() < deadline:
