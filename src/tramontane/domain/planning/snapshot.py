@@ -7,7 +7,7 @@ could carry them are redacted, and nothing that planning reads is.
 
 import json
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from tramontane.domain.deployment import Deployment
 from tramontane.domain.fleet import Cluster, Node
@@ -82,8 +82,9 @@ def from_json(text: str) -> ReplicaSnapshot:
         data: Any = loads(text.encode())
     except StrictJsonError as error:
         raise UnreadableSnapshotError(str(error)) from error
-    is_answer = isinstance(data, dict) and "snapshot" in data and "plan" in data
-    return from_plain_snapshot(data["snapshot"] if is_answer else data)
+    if isinstance(data, dict) and "snapshot" in data and "plan" in data:
+        data = cast("dict[str, Any]", data)["snapshot"]
+    return from_plain_snapshot(cast("object", data))
 
 
 def from_plain_snapshot(data: object) -> ReplicaSnapshot:
