@@ -84,7 +84,7 @@ async def _store_unavailable(_: Request, error: Exception) -> JSONResponse:
 async def _http(request: Request, error: Exception) -> JSONResponse:
     """Answer what the framework refuses: unknown paths, wrong methods, broken bodies."""
     assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
-    path = _shown(request.url.path)
+    path = _shown(request.scope["path"])
     if error.status_code == 413:
         return reply(too_large(request.scope["tramontane.body_bytes_max"]))
     if error.status_code == 404:

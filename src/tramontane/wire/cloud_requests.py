@@ -1,8 +1,8 @@
 """What clients send to /cloud/v1: one class per body and per set of query parameters."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from tramontane.wire import cloud_types as types
 from tramontane.wire.cloud_types import Query, Strict
@@ -10,14 +10,23 @@ from tramontane.wire.cloud_types import Query, Strict
 _PROJECT = "Id or name of a project; only an operator may name another than its own."
 
 
+def _example(body: dict[str, Any]) -> ConfigDict:
+    """Return a configuration that shows ``body`` in the OpenAPI document."""
+    return ConfigDict(json_schema_extra={"examples": [body]})
+
+
 class CreateOrganization(Strict):
     """A new organization."""
+
+    model_config = _example({"name": "acme"})
 
     name: Annotated[types.Name, Field(description="Unique name, a DNS label.")]
 
 
 class CreateProject(Strict):
     """A new project."""
+
+    model_config = _example({"name": "web", "organization": "acme"})
 
     name: Annotated[types.Name, Field(description="Name, unique in its organization.")]
     organization: Annotated[
@@ -28,6 +37,8 @@ class CreateProject(Strict):
 
 class CreateApiKey(Strict):
     """A new API key. Its text is in the reply to this call and nowhere else."""
+
+    model_config = _example({"name": "website", "role": "member", "project": "web"})
 
     name: Annotated[types.Name, Field(description="What the key is for; need not be unique.")]
     role: Annotated[
@@ -53,6 +64,10 @@ class CreateApiKey(Strict):
 class ImportModel(Strict):
     """Weights that lie on the machines that serve them."""
 
+    model_config = _example(
+        {"name": "my-model", "path": "/models/my-model.gguf", "licence": "Apache-2.0"}
+    )
+
     name: Annotated[types.ModelName, Field(description="Name of the model in the catalogue.")]
     path: Annotated[
         types.AbsolutePath,
@@ -70,6 +85,8 @@ class ImportModel(Strict):
 
 class CreateDeployment(Strict):
     """A model to be served to one project, under a name of its own."""
+
+    model_config = _example({"name": "chat", "model": "tramontane-demo", "replicas": 2})
 
     name: Annotated[
         types.Name,
@@ -113,6 +130,8 @@ class PatchDeployment(Strict):
     one without dropping below the number that is ready.
     """
 
+    model_config = _example({"model": "tramontane-demo:2", "parallel": 8})
+
     model: Annotated[types.ModelRef | None, Field(description="Model to serve from now on.")] = None
     replicas: Annotated[types.Replicas | None, Field(description="Engines wanted.")] = None
     context_length: Annotated[
@@ -135,6 +154,8 @@ class PatchDeployment(Strict):
 
 class ScaleDeployment(Strict):
     """The number of replicas that is wanted from now on."""
+
+    model_config = _example({"replicas": 3})
 
     replicas: Annotated[types.Replicas, Field(description="Engines wanted; 0 stops serving.")]
 
