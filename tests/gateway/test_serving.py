@@ -14,7 +14,7 @@ def test_a_chat_is_answered_and_counted(
     assert reply.status_code == 200
     assert reply.json()["choices"][0]["message"]["content"] == "tok 0tok 1tok 2"
     assert engine.ids == [reply.headers["x-request-id"]]
-    (event,) = control.wait_events(1)
+    event = control.wait_event(reply.headers["x-request-id"])
     assert event["request_id"] == reply.headers["x-request-id"]
     assert event["id"] == "evt_" + event["request_id"][4:]
     assert (event["prompt_tokens"], event["completion_tokens"]) == (7, 3)
@@ -25,7 +25,9 @@ def test_a_chat_is_answered_and_counted(
     )
 
 
-def test_a_stream_carries_usage_on_its_finish_chunk(gateway: GatewayThread, control: StubControl):
+def test_a_stream_carries_usage_on_its_finish_chunk(
+    gateway: GatewayThread, engine: StubEngine, control: StubControl
+):
     data = gateway.stream()
     assert data[-1] == "[DONE]"
     chunks = [json.loads(item) for item in data[:-1]]
@@ -34,7 +36,7 @@ def test_a_stream_carries_usage_on_its_finish_chunk(gateway: GatewayThread, cont
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
     assert chunks[-1]["usage"]["completion_tokens"] == 3
     assert all("usage" not in chunk for chunk in chunks[:-1])
-    (event,) = control.wait_events(1)
+    event = control.wait_event(engine.ids[0])
     assert event["completion_tokens"] == 3
     assert event["token_source"] == "engine"
     assert event["is_stream"] is True

@@ -100,6 +100,15 @@ class StubControl:
             table = self.table
         return table if table and table.revision > revision and not self._stopping else None
 
+    def wait_event(self, request_id: str, timeout_s: float = 5.0) -> dict[str, Any]:
+        """Return the event of one request once it has come."""
+        deadline = time.monotonic() + timeout_s
+        name = "evt_" + request_id[4:]
+        while name not in self.events and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert name in self.events, f"no event of {request_id} came"
+        return self.events[name]
+
     def wait_events(self, count: int, timeout_s: float = 5.0) -> list[dict[str, Any]]:
         """Return the events once there are ``count`` of them."""
         deadline = time.monotonic() + timeout_s

@@ -186,7 +186,8 @@ class Exchange:
         self._tried.append(replica)
         self._replica = replica
         replica.inflight += 1
-        while (connection := replica.take_idle()) is not None:
+        # After a race only a new connection will do: kept ones to other replicas may be as dead.
+        while not self._has_raced and (connection := replica.take_idle()) is not None:
             if self._send(connection, replica):
                 return
         task = gateway.loop.create_task(self._dial(replica))
@@ -372,10 +373,10 @@ class Exchange:
             return
         body = self._renamed(body)
         if self._endpoint is EMBEDDINGS and not has_id:  # Mistral's client insists on one
-            separator = b"," if len(body.strip()) > 2 else b""
             start = body.index(b"{") + 1
+            is_empty = body[start : start + 16].lstrip().startswith(b"}")
             name = b'"id":"embd-%b"' % self._request.id[4:].encode()
-            body = body[:start] + name + separator + body[start:]
+            body = b"%b%b%b%b" % (body[:start], name, b"" if is_empty else b",", body[start:])
         self._end(Outcome.COMPLETED, 200, tokens)
         self._client.reply(200, replies.JSON_TYPE, body)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tramontane.gateway.dispatch import Gateway
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_VERSIONS: Final = frozenset({"1.1", "1.0"})
 _WRITE_HIGH_BYTES: Final = 256 * 1024  # queued for a slow client before the engine is held back
 
 
@@ -184,6 +185,7 @@ class ClientConnection(asyncio.Protocol):
         self._write_paused_since = 0.0
         if self.current is not None and self.current.sink is not None:
             self.current.sink.on_client_paused(False)  # noqa: FBT003
+        self._next()
 
     def data_received(self, data: bytes) -> None:
         """Parse; whatever cannot be parsed ends the connection with a clear error."""
@@ -199,9 +201,7 @@ class ClientConnection(asyncio.Protocol):
                 self.set_reading(on=False)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse("upgrading the connection is not supported; speak plain HTTP/1.1")
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not self._is_deaf:
                 self._refuse(f"the request is not valid HTTP: {error}")
         else:
@@ -233,7 +233,8 @@ class ClientConnection(asyncio.Protocol):
             return
         request.method = self._parser.get_method()
         request.is_head = request.method == b"HEAD"
-        request.is_http_10 = self._parser.get_http_version() == "1.0"
+        version = self._parser.get_http_version()
+        request.is_http_10 = version == "1.0"
         request.keeps_alive = self._parser.should_keep_alive() and not request.is_http_10
         head_bytes, self._head_bytes = self._head_bytes, 0
         if head_bytes > self._limits.head_bytes_max and self._size_of(request) > (
@@ -241,7 +242,12 @@ class ClientConnection(asyncio.Protocol):
         ):
             self._refuse_large_head()
             return
-        fault = read_head(request)
+        if version not in _VERSIONS:
+            fault = f"HTTP/{version} is not spoken here; speak HTTP/1.1"
+        elif self._parser.should_upgrade():
+            fault = "upgrading the connection is not supported; speak plain HTTP/1.1"
+        else:
+            fault = read_head(request)
         if not request.has_body:
             request.is_complete = True
         if fault is not None:
@@ -318,6 +324,8 @@ class ClientConnection(asyncio.Protocol):
     def _next(self) -> None:
         if self._is_deaf or self.current is not None or not self._queue:
             return
+        if self._write_paused_since:
+            return  # a client that takes no replies gets no more of them made
         self._ahead_bytes = 0
         request = self._queue.popleft()
         self._serve(request)

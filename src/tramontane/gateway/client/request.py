@@ -102,6 +102,8 @@ def read_head(request: Request) -> str | None:
         elif lower == b"content-length":
             request.length = int(value)
         elif lower == b"transfer-encoding":
+            if value.lower() != b"chunked" or is_chunked:
+                return "the only transfer coding understood is chunked"
             is_chunked = True
         elif lower == b"user-agent":
             request.user_agent = value

@@ -119,12 +119,12 @@ class UpstreamConnection(asyncio.Protocol):
 
     def send(self, receiver: Receiver, pieces: Sequence[bytes | memoryview]) -> bool:
         """Begin a request. False: the connection turned out to be dead and took no byte of it."""
-        self._reset()
-        self.receiver = receiver
-        self.since = self._loop_time()
         transport = self._transport
         if transport is None or transport.is_closing():
             return False
+        self._reset()
+        self.receiver = receiver
+        self.since = self._loop_time()
         try:
             taken = os.writev(self._fd, pieces)
         except BlockingIOError:
