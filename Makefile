@@ -1,13 +1,16 @@
 # The two commands: `make up` and `make test`. `make help` lists the rest.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # An editable install names its dependencies in these files; a change installs anew.
 RUN_STAMP := $(VENV)/.run-stamp
 DEV_STAMP := $(VENV)/.dev-stamp
-PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q install
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install
+# One line a package is the progress; warnings and errors come on stderr as always.
+SHOW := sed -un 's/^Collecting \([^ ]*\).*/  \1/p'
 
 .PHONY: help up test check sim golden bench lock debian clean
 
@@ -54,11 +57,11 @@ $(VENV)/bin/python:
 
 $(RUN_STAMP): requirements/run.txt pyproject.toml | $(VENV)/bin/python
 	@echo "installing Tramontane into $(VENV) (once)"
-	@$(PIP) --require-hashes -r requirements/run.txt
-	@$(PIP) --no-deps --no-build-isolation -e .
+	@$(PIP) --require-hashes -r requirements/run.txt | $(SHOW)
+	@$(PIP) -q --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(DEV_STAMP): requirements/dev.txt $(RUN_STAMP) | $(VENV)/bin/python
 	@echo "installing the development tools into $(VENV) (once)"
-	@$(PIP) --require-hashes -r requirements/dev.txt
+	@$(PIP) --require-hashes -r requirements/dev.txt | $(SHOW)
 	@touch $@
