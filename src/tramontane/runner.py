@@ -108,6 +108,14 @@ def tail_lines(path: str, lines_max: int, bytes_max: int = 1 << 16) -> list[str]
     return [line.rstrip() for line in lines if line.strip()][-lines_max:] if lines_max > 0 else []
 
 
+def explain(headline: str, log: str, secret: str) -> str:
+    """Return ``headline`` and the last lines of a log, capped and without the secret."""
+    text = "\n".join(tail_lines(log, REASON_LINES_MAX)).replace(secret or "\0", "***")
+    room = REASON_BYTES_MAX - len(headline.encode()) - 2
+    text = text.encode()[-room:].decode(errors="ignore")
+    return f"{headline}:\n{text}" if text else headline
+
+
 def read_series(page: str, name: str) -> int | None:
     """Return the sum of a series over its labels on a Prometheus page; None without it."""
     values = re.findall(rf"^{re.escape(name)}(?:{{.*}})?[ \t]+(\S+)", page, re.MULTILINE)
@@ -204,6 +212,8 @@ class _Supervisor:
             for _ in range(PORT_TRIES_MAX):
                 self._start_engine()
                 self.reason = self._watch()
+                if self.run_state != "draining" and not self.is_asked_to_end:
+                    self.reason = explain(self.reason, self.engine_log, self.secret)
                 self._end_all()
                 served = self.run_state != "starting"
                 if served or self.is_asked_to_end or not _TAKEN.search(self.reason):
@@ -245,6 +255,7 @@ class _Supervisor:
                 _log(f"cannot write report.json: {error.strerror}; going on without")
             with contextlib.suppress(OSError):
                 os.mkdir(self.run_dir, 0o700)  # if it was removed: by its report it is found
+                return self.report()
             return False
         self._held_s("unreported", is_so=False)
         return True
@@ -265,8 +276,7 @@ class _Supervisor:
         argv = [_PLACES.sub(lambda place: known[place[0]], item) for item in self.launch["argv"]]
         env = {**os.environ, **dict(self.launch["env"]), REPLICA_ENV: self.replica_id}
         env = {name: _PLACES.sub(lambda place: known[place[0]], env[name]) for name in env}
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC
-        log = os.open(self.engine_log, flags, 0o600)
+        log = os.open(self.engine_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC, 0o600)
         parent = os.getpid()
         self.engine_status = None
         self.engine_pid = os.fork()
@@ -283,7 +293,7 @@ class _Supervisor:
             seen = signal.sigtimedwait(_AWAITED, max(0.0, next_look_at - time.monotonic()))
             self._reap()
             if self.engine_status is not None:
-                return self._with_last_lines(_name_end(self.engine_status))
+                return _name_end(self.engine_status)
             now = time.monotonic()
             if seen is not None and seen.si_signo in _ASKED:
                 self._ask(seen.si_signo)
@@ -325,16 +335,15 @@ class _Supervisor:
                 self._look_at_load()
                 self.report()
                 return None
-        if elapsed_s > self.launch["ready_timeout_s"]:
-            late = f"did not become healthy within {self.launch['ready_timeout_s']} s"
-            return self._with_last_lines(late)
+        if elapsed_s > (limit_s := self.launch["ready_timeout_s"]):
+            return f"did not become healthy within {limit_s} s"
         return None
 
     def _look_ready(self) -> str | None:
         home = os.path.dirname(self.run_dir)
         is_silent = self._get(self.launch["health_path"], self.secret)[0] != 200
         if self._held_s("silent", is_so=is_silent) >= self.health_lost_s and is_silent:
-            return self._with_last_lines(f"gave no healthy answer for {self.health_lost_s:g} s")
+            return f"gave no healthy answer for {self.health_lost_s:g} s"
         if self._held_s("homeless", is_so=not os.path.isdir(home)) >= HOME_GONE_S:
             return f"its home was removed: {home} is gone"
         if not is_silent:
@@ -393,15 +402,6 @@ class _Supervisor:
         except (OSError, ValueError, IndexError):
             return None, ""
 
-    def _with_last_lines(self, headline: str) -> str:
-        """Return ``headline`` and the engine's last lines, without its secret."""
-        text = "\n".join(tail_lines(self.engine_log, REASON_LINES_MAX))
-        if self.secret:
-            text = text.replace(self.secret, "***")
-        room = REASON_BYTES_MAX - len(headline.encode()) - 2
-        text = text.encode()[-room:].decode(errors="ignore")
-        return f"{headline}:\n{text}" if text else headline
-
     def _cap_log(self) -> None:
         """Keep engine.log below its limit; the engine holds it open in append mode."""
         with contextlib.suppress(OSError):
@@ -427,6 +427,7 @@ class _Supervisor:
         Only then its capacity is free; a device call that hangs keeps this waiting. Whoever loses
         its parent becomes a child of this subreaper, so killing children again reaches all.
         """
+        self.run_state = "starting" if self.run_state == "starting" else "draining"
         kills_at = time.monotonic() + TERM_GRACE_S
         if self.engine_pid and self.engine_status is None:
             for signum in (signal.SIGTERM, signal.SIGCONT):
@@ -470,7 +471,6 @@ def _become_engine(argv: list[str], env: dict[str, str], log: int, cwd: str, par
 
 
 def _replace_file(path: str, data: bytes) -> None:
-    """Replace ``path`` at once and as a whole; a reader sees the old or the new file."""
     with open(f"{path}.tmp", "wb") as file:
         file.write(data)
     os.replace(f"{path}.tmp", path)

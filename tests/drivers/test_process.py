@@ -136,7 +136,7 @@ def test_draining_finishes_what_is_in_flight(cluster: ProcessCluster) -> None:
     assert seen is not None
     address = seen.address or ""
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        request = pool.submit(get, address, "/sleep?s=1.5")
+        request = pool.submit(get, address, "/sleep?s=1")
         until(lambda: " 1.0" in get(address, "/metrics"))
         cluster.driver.stop(replica_id)
         draining = cluster.until_state(replica_id, RunState.DRAINING)

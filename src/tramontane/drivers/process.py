@@ -127,6 +127,7 @@ class ProcessDriver:
             runners = [process for process in processes if process.is_runner]
             for process in runners:
                 send(process, signum)
+                send(process, signal.SIGCONT)  # it may be stopped
             if not runners:
                 _end_leftovers(processes)
                 _never_start(run_dir, replica_id, self._clock.now_ms())
@@ -288,11 +289,9 @@ def _close_report(run_dir: Path, report: dict[str, Any], now_ms: int) -> dict[st
         newer = _read_report(run_dir)
         if newer is None or newer["run_state"] == RunState.EXITED or not is_free:
             return newer or report
-        lines = runner.tail_lines(str(run_dir / "engine.log"), runner.REASON_LINES_MAX)
-        secret = _secret_of(run_dir)
-        text = "\n".join(("its runner was killed, and the engine with it:", *lines))
-        reason = text.replace(secret, "***") if secret else text
-        ended = _ended_report(run_dir.name, now_ms, reason[: runner.REASON_BYTES_MAX])
+        headline = "its runner was killed, and the engine with it"
+        reason = runner.explain(headline, str(run_dir / "engine.log"), _secret_of(run_dir))
+        ended = _ended_report(run_dir.name, now_ms, reason)
         with suppress(OSError):  # a full disk: the same is concluded next time
             _write_private(run_dir / "report.json", json.dumps(ended))
         return ended
