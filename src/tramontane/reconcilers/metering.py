@@ -13,9 +13,12 @@ BATCH_EVENTS_MAX: Final = 1_000
 class MeteringReconciler:
     """Rolls usage up. Totals are exact at any moment; rolling up only makes them cheap to read."""
 
-    def __init__(self, db: Database, clock: Clock) -> None:
+    def __init__(
+        self, db: Database, clock: Clock, batch_events_max: int = BATCH_EVENTS_MAX
+    ) -> None:
         self._db = db
         self._clock = clock
+        self._batch_events_max = batch_events_max
 
     def step(self) -> bool:
         """Roll one batch up; return whether there may be more. Without new events: no write."""
@@ -23,5 +26,5 @@ class MeteringReconciler:
             if not usage.unrolled(tx, 1):
                 return False
         now_ms = self._clock.now_ms()
-        count = self._db.write(lambda tx: usage.roll_up(tx, now_ms, BATCH_EVENTS_MAX))
-        return count == BATCH_EVENTS_MAX
+        count = self._db.write(lambda tx: usage.roll_up(tx, now_ms, self._batch_events_max))
+        return count == self._batch_events_max

@@ -93,9 +93,8 @@ def explain_no_room(rooms: Mapping[str, Room], need: Resources) -> str:
     if not rooms:
         return f"needs {need.describe()}, and no node is ready"
     nearest = min(rooms.values(), key=lambda room: (_lack_rank(room, need), room.node.name))
-    lack = _lack(nearest, need)
-    told = f"needs {lack.describe()} more on the best node ({nearest.node.name})"
-    if any(need.fits_in(whole_of(room.node)) for room in rooms.values()):
+    told = f"needs {_lack(nearest, need).describe()} more on the best node ({nearest.node.name})"
+    if need.fits_in(whole_of(nearest.node)):
         return told
     return f"{told}, and is larger than any empty node"
 
@@ -119,9 +118,11 @@ def _lack(room: Room, need: Resources) -> Resources:
     return replace(lack, devices=max(lack.devices, need.devices - len(room.free_device_indexes)))
 
 
-def _lack_rank(room: Room, need: Resources) -> tuple[int, int, int]:
+def _lack_rank(room: Room, need: Resources) -> tuple[bool, int, int, int]:
+    """Rank a node that could hold it if it were empty before one that never can."""
     lack = _lack(room, need)
-    return (lack.devices, lack.memory_bytes, lack.cpu_millicores)
+    fits_never = not need.fits_in(whole_of(room.node))
+    return (fits_never, lack.devices, lack.memory_bytes, lack.cpu_millicores)
 
 
 def _parts_per_million(part: int, whole: int) -> int:

@@ -1,0 +1,1 @@
+"""The reconcilers on the real store, with fake drivers and a clock moved by hand."""

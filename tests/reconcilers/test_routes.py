@@ -1,0 +1,100 @@
+"""The routes reconciler: publishes what changed, and nothing else."""
+
+from dataclasses import replace
+
+from tests.reconcilers.conftest import CountingDatabase, Small
+from tests.support.planning import NOW_MS, PROJECT, stored_deployment, typed_id
+from tramontane.domain import ids
+from tramontane.domain.tenancy import ApiKey, Role
+from tramontane.reconcilers.routes import RouteReconciler
+from tramontane.store import routes, tenancy
+from tramontane.store.db import Database
+
+
+def key_of(number: int, **fields: object) -> ApiKey:
+    key = ApiKey(
+        typed_id(ids.API_KEY, number), PROJECT.id, "k", Role.MEMBER, f"hash-{number}", "…", NOW_MS
+    )
+    return replace(key, **fields)  # type: ignore[arg-type]
+
+
+def test_a_revision_is_published_for_each_change_only(small_on_both: Small) -> None:
+    small = small_on_both
+    published: list[int] = []
+    reconciler = RouteReconciler(
+        small.db,
+        small.clock,
+        "00",
+        lambda: "dep_probe",
+        lambda: published.append(small.table().revision),
+    )
+    reconciler.step()
+    assert small.table().probe_deployment_id == "dep_probe"
+    small.want(stored_deployment())
+    for _ in range(6):
+        small.reconciler.step()
+        reconciler.step()
+        reconciler.step()
+        small.clock.advance(1_000)
+    revisions = small.table().revision
+    assert published == list(range(1, revisions + 1))
+    assert 3 <= revisions <= 6  # empty, waiting in a few steps, ready
+
+
+def test_keys_are_known_while_they_can_be_used(small: Small) -> None:
+    small.routes.step()
+    key, short = key_of(1), key_of(2, expires_at_ms=NOW_MS + 5_000)
+
+    def insert(tx: object) -> None:
+        tenancy.insert_api_key(tx, key)  # type: ignore[arg-type]
+        tenancy.insert_api_key(tx, short)  # type: ignore[arg-type]
+
+    small.db.write(insert)
+    small.routes.step()
+    assert set(small.table().keys) == {"hash-1", "hash-2"}
+    small.clock.advance(5_000)
+    small.routes.step()
+    assert set(small.table().keys) == {"hash-1"}
+    small.db.write(lambda tx: tenancy.update_api_key(tx, key, replace(key, revoked_at_ms=NOW_MS)))
+    small.routes.step()
+    assert small.table().keys == {}
+
+
+def test_at_rest_nothing_is_written(sqlite_url: str) -> None:
+    db = CountingDatabase(sqlite_url)
+    try:
+        small = Small(db)
+        small.want(stored_deployment())
+        small.passes(6)
+        writes = db.writes
+        for _ in range(5):
+            small.routes.step()
+        assert db.writes == writes
+    finally:
+        db.close()
+
+
+def test_a_slow_reconciler_publishes_nothing_old(sqlite_url: str) -> None:
+    """It reads, another one publishes news, then it writes: what it writes is the news."""
+
+    class Slow(CountingDatabase):
+        def write(self, fn):  # type: ignore[no-untyped-def]
+            if self.writes == 0:
+                self.writes += 1
+                other.want(stored_deployment())
+                RouteReconciler(other.db, other.clock, "00").step()
+            return super().write(fn)
+
+    first = Database(sqlite_url)
+    other = Small(first)
+    slow = Slow(sqlite_url)
+    try:
+        RouteReconciler(slow, other.clock, "00").step()
+        with first.read() as tx:
+            table = routes.current(tx)
+        assert table is not None
+        assert len(table.routes) == 1
+        assert table.revision == 1
+    finally:
+        slow.close()
+        first.close()
