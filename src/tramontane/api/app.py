@@ -22,6 +22,7 @@ from tramontane.api.routes import (
     projects,
     replicas,
     usage,
+    welcome,
     whoami,
 )
 from tramontane.runtime.clock import IdSource
@@ -42,6 +43,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     events.router,
     plan.router,
     internal.router,
+    welcome.router,
 )
 _TAGS: Final[tuple[tuple[str, str], ...]] = (
     ("organizations", "The units of billing, residency and keys."),
