@@ -65,6 +65,7 @@ class StubEngine:
         self.requests: list[Seen] = []
         self.connections = 0
         self.healthy = True
+        self.loading = False  # answers 503 to everything, as engines do while they load
         self.log = log
         self._port = port
         self._loop = asyncio.new_event_loop()
@@ -151,6 +152,10 @@ class StubEngine:
         }
         if path == "/health":
             await _write(writer, 200 if self.healthy else 503, b'{"status":"ok"}')
+            return False
+        if self.loading:
+            body = b'{"error":{"message":"Loading model","type":"unavailable_error","code":503}}'
+            await _write(writer, 503, body)
             return False
         seen = Seen(headers.get("x-request-id", ""), method, path, headers)
         self.requests.append(seen)

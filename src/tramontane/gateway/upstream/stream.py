@@ -156,16 +156,16 @@ class StreamWatch:
         if payload == b"[DONE]":
             self.is_done = True
             return self._release() + event
+        chunk = _parse(payload)
+        if chunk is not None and chunk.get("error"):
+            self.error = _message_of(chunk["error"])
+            return self._release()
         if not self._last:
             event = event.replace(_NULL_CONTENT, _EMPTY_CONTENT, 1)
         self._last = event
         self.events += 1
-        chunk = _parse(payload)
         if chunk is None:
             return self._release() + event
-        if chunk.get("error"):
-            self.error = _message_of(chunk["error"])
-            return self._release()
         return self._pass_chunk(event, chunk)
 
     def _pass_chunk(self, event: bytes, chunk: dict[str, Any]) -> bytes:
