@@ -309,13 +309,14 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", RIGHT)
 def test_no_body_makes_a_bug_show(shared_cloud: Cloud, route: str) -> None:
     """Whatever is sent, the answer is a refusal with the union body, and never a 5xx."""
     fields = st.sampled_from([*RIGHT[route], "other"])
 
     @given(st.dictionaries(fields, JSON, max_size=5) | JSON, st.booleans())
-    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
     def check(body: Any, is_completed: bool) -> None:
         if is_completed and isinstance(body, dict):
             body = RIGHT[route] | body | {"other": 1}
@@ -328,6 +329,7 @@ def test_no_body_makes_a_bug_show(shared_cloud: Cloud, route: str) -> None:
     check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", RIGHT)
 def test_no_bytes_make_a_bug_show(shared_cloud: Cloud, route: str) -> None:
     @given(st.binary(max_size=100))

@@ -27,7 +27,9 @@ ONE_OF_EACH = {
 }
 
 
-def test_what_a_first_start_makes(cloud: Cloud) -> None:
+def test_what_a_first_start_makes(empty_cloud: Cloud) -> None:
+    cloud = empty_cloud
+    cloud.start()
     assert counts(cloud) == ONE_OF_EACH
     assert cloud.operator.role is Role.OPERATOR
     assert cloud.member.role is Role.MEMBER

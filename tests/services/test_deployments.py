@@ -80,7 +80,7 @@ def test_versions_are_named_by_number_and_by_id(cloud: Cloud, tmp_path: Path) ->
     assert create(cloud, "one", model="tramontane-demo:1").model_number == 1
     assert create(cloud, "two", model=entry.versions[1].id).model_number == 1
     assert create(cloud, "three", model=entry.model.id).model_number == 2
-    for unknown in ("tramontane-demo:3", "other", "other:1", entry.versions[0].id[:-1] + "7"):
+    for unknown in ("tramontane-demo:3", "other", "other:1", cloud.ids.new("mdv")):
         with pytest.raises(RefusedError) as error:
             create(cloud, "four", model=unknown)
         assert refusal(error) == (Code.MODEL_NOT_FOUND, "model")

@@ -9,7 +9,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from tramontane.domain.fleet import Cluster, ClusterStatus, Node, NodeStatus
 from tramontane.domain.launch import LaunchSpec
 from tramontane.domain.replica import Replica, ReplicaStatus
 from tramontane.domain.resources import Resources
-from tramontane.domain.tenancy import Principal, Role
+from tramontane.domain.tenancy import Organization, Principal, Project, Role
 from tramontane.domain.usage import Outcome, TokenSource, UsageEvent
 from tramontane.engines.recipes import RECIPES
 from tramontane.runtime.clock import ManualClock, SystemIds
@@ -36,10 +36,32 @@ GATEWAY_TOKEN = "token-of-the-gateways"
 NODE_CAPACITY = Resources(cpu_millicores=8_000, memory_bytes=8 << 30, devices=2)
 
 
-class Cloud:
-    """Everything that a test of the API needs; close it at the end."""
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What a first start made, so that a copied database need not start again."""
 
-    def __init__(self, url: str, folder: Path, *, is_started: bool = True) -> None:
+    keys: FirstKeys
+    organization: Organization
+    project: Project
+    operator: Principal
+    member: Principal
+    demo_model: Path
+
+
+class Cloud:
+    """Everything that a test of the API needs; close it at the end.
+
+    ``started`` is the first start of the database at ``url``; None: it has not been started.
+    """
+
+    keys: FirstKeys
+    organization: Organization
+    project: Project
+    operator: Principal
+    member: Principal
+    demo_model: Path
+
+    def __init__(self, url: str, folder: Path, started: Started | None = None) -> None:
         self.db = Database(url)
         self.folder = folder
         self.clock = ManualClock()
@@ -54,17 +76,30 @@ class Cloud:
             transport=transport, base_url="http://cloud", trust_env=False
         )
         self._path = url.removeprefix("sqlite:///")
-        self.demo_model = write_gguf(folder / "demo.gguf")
-        if is_started:
-            self._start()
+        if started is None:
+            self.demo_model = write_gguf(folder / "demo.gguf")
+        else:
+            self._take(started)
 
-    def _start(self) -> None:
+    def start(self) -> Started:
+        """Run the first start."""
         made = self.bootstrap().run()
         assert made.keys
-        self.keys: FirstKeys = made.keys
-        self.organization, self.project = made.organization, made.project
-        self.operator = self.principal(made.keys.admin_key)
-        self.member = self.principal(made.keys.api_key)
+        started = Started(
+            keys=made.keys,
+            organization=made.organization,
+            project=made.project,
+            operator=self.principal(made.keys.admin_key),
+            member=self.principal(made.keys.api_key),
+            demo_model=self.demo_model,
+        )
+        self._take(started)
+        return started
+
+    def _take(self, started: Started) -> None:
+        self.keys, self.demo_model = started.keys, started.demo_model
+        self.organization, self.project = started.organization, started.project
+        self.operator, self.member = started.operator, started.member
 
     def _make_services(self) -> Services:
         return make_services(

@@ -1,4 +1,7 @@
-"""Fixtures: a fresh cloud for each test, or one shared by a module's harmless tests."""
+"""Fixtures: a fresh cloud for each test, or one shared by a module's harmless tests.
+
+The first start takes a moment, so it is made once and the database copied.
+"""
 
 import shutil
 from collections.abc import Iterator
@@ -6,21 +9,35 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cloud import Cloud
+from tests.support.cloud import Cloud, Started
+
+Template = tuple[Path, Started]
+
+
+@pytest.fixture(scope="session")
+def cloud_template(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Template:
+    """A database after the first start, and what that made."""
+    folder = tmp_path_factory.mktemp("cloud-template")
+    path = folder / "tramontane.sqlite"
+    shutil.copy(sqlite_template, path)
+    cloud = Cloud(f"sqlite:///{path}", folder)
+    started = cloud.start()
+    cloud.close()
+    return path, started
 
 
 @pytest.fixture
-def cloud(sqlite_template: Path, tmp_path: Path) -> Iterator[Cloud]:
+def cloud(cloud_template: Template, tmp_path: Path) -> Iterator[Cloud]:
     """A cloud of its own."""
-    yield from _made(sqlite_template, tmp_path)
+    yield from _copied(cloud_template, tmp_path)
 
 
 @pytest.fixture(scope="module")
 def shared_cloud(
-    sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
+    cloud_template: Template, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cloud]:
     """A cloud that tests share which change nothing."""
-    yield from _made(sqlite_template, tmp_path_factory.mktemp("cloud"))
+    yield from _copied(cloud_template, tmp_path_factory.mktemp("cloud"))
 
 
 @pytest.fixture
@@ -28,14 +45,15 @@ def empty_cloud(sqlite_template: Path, tmp_path: Path) -> Iterator[Cloud]:
     """A cloud before its first start."""
     path = tmp_path / "empty-cloud.sqlite"
     shutil.copy(sqlite_template, path)
-    cloud = Cloud(f"sqlite:///{path}", tmp_path, is_started=False)
+    cloud = Cloud(f"sqlite:///{path}", tmp_path)
     yield cloud
     cloud.close()
 
 
-def _made(template: Path, folder: Path) -> Iterator[Cloud]:
+def _copied(template: Template, folder: Path) -> Iterator[Cloud]:
+    source, started = template
     path = folder / "tramontane.sqlite"
-    shutil.copy(template, path)
-    cloud = Cloud(f"sqlite:///{path}", folder)
+    shutil.copy(source, path)
+    cloud = Cloud(f"sqlite:///{path}", folder, started)
     yield cloud
     cloud.close()

@@ -24,11 +24,6 @@ class Page(Reply, Generic[Item]):
     last_id: str | None
     has_more: bool
 
-    @classmethod
-    def model_parametrized_name(cls, params: tuple[type[Any], ...]) -> str:
-        """Return the name in the OpenAPI document, such as ``DeploymentPage``."""
-        return f"{getattr(params[0], '__name__', 'Any')}Page"
-
 
 class Organization(Reply):
     """The unit of billing, residency and keys."""
