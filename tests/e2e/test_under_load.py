@@ -68,6 +68,12 @@ def failures(endings: list[Ending]) -> list[Ending]:
     return [ending for ending in endings if ending.how != "answered"]
 
 
+def told(endings: list[Ending]) -> str:
+    """Return what went wrong, one line each, the first few."""
+    lines = [f"{e.began_s:.3f}-{e.ended_s:.3f} {e.how} {e.status} {e.detail}" for e in endings]
+    return "\n".join([f"{len(endings)} failed", *lines[:5]])
+
+
 def test_scaling_up_and_down_fails_no_request(own_system: System, load: SteadyLoad) -> None:
     scale(own_system, 3)
     load.go_on()
@@ -75,7 +81,7 @@ def test_scaling_up_and_down_fails_no_request(own_system: System, load: SteadyLo
     scale(own_system, 1)
     load.go_on()
     endings = load.stop()
-    assert failures(endings) == []
+    assert not failures(endings), told(failures(endings))
     assert len(endings) > 100
     wait_for(
         lambda: len({event["replica_id"] for event in own_system.usage_events()}) >= 3,
@@ -101,7 +107,7 @@ def test_a_rolling_replacement_fails_no_request(own_system: System, load: Steady
         time.sleep(0.02)
     load.go_on()
     endings = load.stop()
-    assert failures(endings) == []
+    assert not failures(endings), told(failures(endings))
     assert lowest == 2  # it never served with fewer than wanted
     assert own_system.deployment()["parallel"] == seen["parallel"] + 1
 
