@@ -37,7 +37,7 @@ ORGANIZATION = "org_" + "a" * 20
 DEPLOYMENT = "dep_" + "a" * 20
 
 # Making one takes tens of milliseconds, and nothing here speaks TLS.
-_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 # Everything that a test has to wait for, shortened; sizes are as in production.
 QUICK = Limits(
@@ -102,7 +102,7 @@ class GatewayUnderTest:
     def client(self, key: str | None = MEMBER_KEY, **options: Any) -> httpx.Client:
         headers = {"authorization": f"Bearer {key}"} if key else {}
         return httpx.Client(
-            base_url=self.url, headers=headers, timeout=10, verify=_NO_TLS, **options
+            base_url=self.url, headers=headers, timeout=10, verify=NO_TLS, **options
         )
 
     def chat(self, *, key: str | None = MEMBER_KEY, **fields: Any) -> httpx.Response:

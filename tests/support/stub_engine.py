@@ -172,7 +172,7 @@ class StubEngine:
                 seen.ended = "left"
                 answer.cancel()
                 return False
-            seen.ended = "answered"
+            seen.ended = "answered" if answer.exception() is None else "left"
             return answer.result() and headers.get("connection") != "close"
         finally:
             watch.cancel()
