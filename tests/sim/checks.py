@@ -47,6 +47,7 @@ class Seen:
     holding: list[Replica]
     nodes: dict[str, Node]
     table: RouteTable | None
+    cluster_ids: dict[str, str]
 
 
 class Checks:
@@ -88,6 +89,7 @@ class Checks:
                 holding=replicas.list_holding(tx),
                 nodes={node.id: node for node in fleet.list_nodes(tx)},
                 table=routes.current(tx),
+                cluster_ids={c.name: c.id for c in fleet.list_clusters(tx)},
             )
 
     def always(self, seen: Seen, now_ms: int) -> None:
@@ -100,7 +102,8 @@ class Checks:
     def after_clean_pass(self, seen: Seen) -> None:
         """Check what holds after a pass of all reconcilers that nothing interrupted."""
         named = seen.table.routes if seen.table else ()
-        self._no_dead_routes({replica.id for route in named for replica in route.replicas})
+        routed = {replica.id for route in named for replica in route.replicas}
+        self._no_dead_routes(routed, seen)
 
     def after_pass(self, seen: Seen) -> None:
         """Check what holds after a pass that ran to its end, whoever came between."""
@@ -212,13 +215,21 @@ class Checks:
             return False
         return process.started_at_ms >= row.changed_at_ms
 
-    def _no_dead_routes(self, routed: set[str]) -> None:
-        for driver in self._drivers.values():
+    def _no_dead_routes(self, routed: set[str], seen: Seen) -> None:
+        """What a cluster that answers does not list, or lists as ended, gets no requests."""
+        clusters = {replica.id: replica.cluster_id for replica in seen.holding}
+        strangers = routed - clusters.keys()
+        told = f"{sorted(strangers)} are routed and recorded as ended"
+        require(not strangers, "no route to the dead", told)
+        for name, driver in self._drivers.items():
             view = driver.view()
             if isinstance(view, Reachable):
-                ended = {o.replica_id for o in view.observations if o.run_state is RunState.EXITED}
-                told = f"{sorted(routed & ended)} are routed and have ended"
-                require(not routed & ended, "no route to the dead", told)
+                serving = {
+                    o.replica_id for o in view.observations if o.run_state is not RunState.EXITED
+                }
+                there = {i for i in routed if clusters[i] == seen.cluster_ids.get(name)}
+                told = f"{sorted(there - serving)} are routed and have ended"
+                require(there <= serving, "no route to the dead", told)
 
     def _alive(self, now_ms: int) -> list[FakeProcess]:
         return [

@@ -30,7 +30,7 @@ from tramontane.reconcilers.routes import RouteReconciler
 from tramontane.runtime.clock import ManualClock
 from tramontane.store.db import Database
 
-TICKS = 25
+TICKS = 24
 SETTLE_TICKS_MAX = 60  # of 3 s each: three times the longest backoff
 CRASH_CHANCE = 0.02  # at each cut; a pass has about ten
 RACE_CHANCE = 0.04
@@ -139,7 +139,7 @@ class World:
             self.misfortune.strike()
         self._was_raced = False
         is_whole = self._step(with_fate=not self.is_calm)
-        self._meter(is_lucky=False)
+        self._meter()
         seen = self._check(is_whole=is_whole)
         if self.is_calm:
             self.checks.calm(seen)
@@ -194,13 +194,21 @@ class World:
         finally:
             self._is_fate_on = fate
 
-    def _meter(self, *, is_lucky: bool) -> None:
-        now_ms = self.clock.now_ms()
+    def _meter(self) -> None:
+        """Have one of the gateways serve, report and perhaps learn of new routes."""
+        gateway = self._chance.choice(self.gateways)
+        gateway.serve(self.clock.now_ms())
+        self._is_fate_on = not self.is_calm
+        gateway.ship(self.db, self.clock.now_ms())
+        self._is_fate_on = False
+        if self._chance.random() < 0.7:
+            gateway.refresh(self.db)
+
+    def _ship_all(self) -> None:
+        """Have every gateway report what is left, with luck."""
         for gateway in self.gateways:
-            gateway.serve(now_ms) if not is_lucky else None
-            gateway.ship(self.db, now_ms, is_lucky=is_lucky)
-            if is_lucky or self._chance.random() < 0.7:
-                gateway.refresh(self.db)
+            while gateway.spool:
+                gateway.ship(self.db, self.clock.now_ms(), is_lucky=True)
 
     def _check(self, *, is_whole: bool) -> Seen:
         seen = self.checks.look()
@@ -219,13 +227,11 @@ class World:
             driver.heal()
         told: str | None = "nothing was looked at"
         for tick in range(SETTLE_TICKS_MAX):
-            for plane in self.planes:
-                plane.step()
-            self._meter(is_lucky=True)
+            self.planes[tick % len(self.planes)].step(with_metering=tick == 0)
             seen = self._check(is_whole=True)
             told = self.checks.unsettled(seen, self.clock.now_ms())
             self.clock.advance(3_000)
-            if told is None and not any(gateway.spool for gateway in self.gateways):
+            if told is None:
                 self._rest()
                 return tick + 1
         require(False, "settles", f"not settled: {told}")
@@ -235,6 +241,7 @@ class World:
         """At rest nothing is written, and every request was counted once."""
         events = [event for gateway in self.gateways for event in gateway.events]
         tokens = sum(event.prompt_tokens + event.completion_tokens for event in events)
+        self._ship_all()
         for _ in range(2):  # the stable mark of the last start may still be due
             self.clock.advance(60_000)
             self.planes[0].step()

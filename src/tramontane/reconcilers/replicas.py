@@ -86,8 +86,7 @@ class ReplicaReconciler:
         plan = self._plan(snapshot)
         placed = self._commit(snapshot, plan)
         self._act(snapshot, plan, placed)
-        is_under_way = any(replica.status in _UNDER_WAY for replica in snapshot.replicas)
-        return is_under_way or bool(plan.store_actions())
+        return _is_under_way(snapshot) or bool(plan.store_actions())
 
     def report_plan(self) -> dict[str, Any]:
         """Return ``{snapshot, plan}`` of now as plain data without secrets; change nothing.
@@ -278,3 +277,9 @@ class ReplicaReconciler:
             line = f"orphan ended: {replica_id}, a process that no replica owns"
             log.info("%s", line)
             self._report(line)
+
+
+def _is_under_way(snapshot: ReplicaSnapshot) -> bool:
+    """Tell whether something starts or stops where it can be seen."""
+    heard = {s.cluster.id for s in snapshot.clusters if isinstance(s.view, Reachable)}
+    return any(r.status in _UNDER_WAY and r.cluster_id in heard for r in snapshot.replicas)
