@@ -131,7 +131,7 @@ def test_mixed_load_with_kills_and_an_absent_control_plane(tmp_path: Path):
             time.sleep(0.5)
             stop.set()
             answered = sum(item.result() for item in working)
-        assert answered > 200
+        assert answered > 50
         exactly_once(control, engine)
         assert gateway.end(signal.SIGTERM) == 0
         assert list((tmp_path / "home" / "gateway").glob("inflight-*")) == []

@@ -68,9 +68,10 @@ class Shipper(threading.Thread):
         while not self._link.closed.is_set():
             self._wake.clear()
             try:
-                while self.ship_one():
+                while (sent := self.ship_one()) is not None:
                     retry_s = _FIRST_RETRY_S
-                    if self._link.closed.wait(self._limits.ship_pause_s):
+                    is_behind = sent >= self._limits.ship_batch
+                    if not is_behind and self._link.closed.wait(self._limits.ship_pause_s):
                         break
             except (ControlAwayError, OSError) as error:
                 if self._link.closed.is_set():
@@ -83,11 +84,14 @@ class Shipper(threading.Thread):
                 self._wake.wait()
         self._link.disconnect()
 
-    def ship_one(self) -> bool:
-        """Send one batch; tell whether there was one. Raises `ControlAwayError` or OSError."""
+    def ship_one(self) -> int | None:
+        """Send one batch; return its size, or None when there is nothing to do.
+
+        Raises `ControlAwayError` or OSError.
+        """
         segment = self._oldest()
         if segment is None:
-            return False
+            return None
         lines, end = read_lines(segment, self._at, self._limits.ship_batch)
         if lines:
             self._send(lines)
@@ -96,8 +100,8 @@ class Shipper(threading.Thread):
         if segment.is_sealed and self._at >= segment.size:
             self._dropped, self._at = segment, 0
             self._drop(segment)
-            return True
-        return bool(lines)
+            return self._limits.ship_batch  # the next segment may be waiting
+        return len(lines) or None
 
     def close(self) -> None:
         """Stop the thread; what was not accepted stays in the spool."""
