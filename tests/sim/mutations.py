@@ -18,7 +18,7 @@ class ActsBeforeCommit(ReplicaReconciler):
     def _new_replica(self, place: Place, snapshot: ReplicaSnapshot) -> Replica:
         replica = super()._new_replica(place, snapshot)
         names = {state.cluster.id: state.cluster.name for state in snapshot.clusters}
-        self._ensure(replica, self._drivers[names[replica.cluster_id]], snapshot)
+        self._ensure(replica, names[replica.cluster_id], snapshot)
         return replica
 
 

@@ -69,7 +69,7 @@ class ReplicaReconciler:
         self._report = report
         self._versions: Mapping[str, ModelVersion] = {}
         self._ended: dict[str, Replica] = {}
-        self._refused: dict[str, Observation] = {}
+        self._refused: dict[str, dict[str, Observation]] = {name: {} for name in drivers}
         self._start_errors: dict[str, str] = {}
         self._seen_at_ms: dict[str, int] = {}
         self._adopted: set[str] = set()
@@ -94,7 +94,8 @@ class ReplicaReconciler:
         It looks with eyes of its own, so any thread may call it while the loop runs.
         """
         other = ReplicaReconciler(self._db, self._drivers, self._recipes, self._clock, self._ids)
-        other._refused, other._start_errors = dict(self._refused), dict(self._start_errors)
+        other._refused = {name: dict(seen) for name, seen in self._refused.items()}
+        other._start_errors = dict(self._start_errors)
         snapshot = other._look(record=False)
         plan = plan_replicas(snapshot)
         return {"snapshot": to_plain(redact(snapshot)), "plan": plan_to_plain(plan)}
@@ -115,7 +116,7 @@ class ReplicaReconciler:
         with self._db.read() as tx:
             rows = look.read_rows(tx, self._versions)
         views = {
-            name: (driver, look.with_refusals(look.ask(driver), self._refused))
+            name: (driver, look.with_refusals(look.ask(driver), self._refused[name]))
             for name, driver in self._drivers.items()
         }
         now_ms = self._clock.now_ms()
@@ -230,10 +231,10 @@ class ReplicaReconciler:
         wanted = {call.replica_id for call in calls if isinstance(call, Ensure)}
         pending = [r for r in snapshot.replicas if r.id in wanted]
         for replica in self._still_pending([*pending, *placed]):
-            self._ensure(replica, self._drivers[names[replica.cluster_id]], snapshot)
+            self._ensure(replica, names[replica.cluster_id], snapshot)
         for call in calls:
             if not isinstance(call, Ensure):
-                self._call(call, self._drivers[names[call.cluster_id]])
+                self._call(call, names[call.cluster_id])
 
     def _still_pending(self, planned: list[Replica]) -> list[Replica]:
         """Return those that the store says, now, are to be started: the last look before acting."""
@@ -243,19 +244,20 @@ class ReplicaReconciler:
             current = [replicas.get_for(tx, None, replica.id) for replica in planned]
         return [r for r in current if r is not None and r.status is ReplicaStatus.PENDING]
 
-    def _ensure(self, replica: Replica, driver: Driver, snapshot: ReplicaSnapshot) -> None:
+    def _ensure(self, replica: Replica, cluster: str, snapshot: ReplicaSnapshot) -> None:
         nodes = {node.id: node.name for state in snapshot.clusters for node in state.nodes}
         node_name = nodes[replica.node_id]
         try:
-            driver.ensure(replica.id, node_name, replica.launch)
+            self._drivers[cluster].ensure(replica.id, node_name, replica.launch)
         except DriverUnavailableError as error:
             log.warning("%s: its start is tried again: %s", replica.id, error)
             self._start_errors[replica.id] = str(error)
         except Exception as error:
             log.exception("%s: its driver refused to start it", replica.id)
-            self._refused[replica.id] = look.refusal(replica, node_name, error)
+            self._refused[cluster][replica.id] = look.refusal(replica, node_name, error)
 
-    def _call(self, call: Stop | StopOrphan | Forget, driver: Driver) -> None:
+    def _call(self, call: Stop | StopOrphan | Forget, cluster: str) -> None:
+        driver = self._drivers[cluster]
         try:
             match call:
                 case Stop():
@@ -265,7 +267,7 @@ class ReplicaReconciler:
                     self._report_orphan(call.replica_id)
                 case Forget():
                     driver.forget(call.replica_id)
-                    self._refused.pop(call.replica_id, None)
+                    self._refused[cluster].pop(call.replica_id, None)
         except DriverUnavailableError as error:
             log.warning("%s: %s is tried again: %s", call.replica_id, type(call).__name__, error)
         except Exception:
