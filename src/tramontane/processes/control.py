@@ -25,7 +25,7 @@ from tramontane.api.app import create_app
 from tramontane.domain.refusal import RefusedError
 from tramontane.domain.replica import Replica
 from tramontane.domain.resources import Resources
-from tramontane.drivers.base import Driver
+from tramontane.drivers.base import Driver, DriverUnavailableError
 from tramontane.drivers.process import ProcessDriver
 from tramontane.drivers.process_node import machine_capacity
 from tramontane.engines.recipes import RECIPES
@@ -194,7 +194,13 @@ class _ControlPlane:
             clusters = fleet.list_clusters(tx)
         names = {cluster.id: cluster.name for cluster in clusters}
         driver = self._drivers.get(names.get(replica.cluster_id, ""))
-        return driver.logs(replica.id, lines_max) if driver else None
+        if driver is None:
+            return None
+        try:
+            return driver.logs(replica.id, lines_max)
+        except DriverUnavailableError as error:
+            log.warning("the logs of %s cannot be read now: %s", replica.id, error)
+            return None
 
     def _credentials(self, made: Bootstrapped, api_key: str, admin_key: str) -> Credentials:
         host = self._settings.host
