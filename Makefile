@@ -29,7 +29,7 @@ check: $(DEV_STAMP) ## Format, lint, types, import contracts, fast tests (under 
 	@$(BIN)/ruff check -q .
 	@$(BIN)/basedpyright --level error
 	@$(BIN)/lint-imports --no-cache | tail -n 12
-	@$(BIN)/python -m pytest -q -m "not slow"
+	@$(BIN)/python -m pytest -q -m "not slow" --hypothesis-profile quick
 
 sim: $(DEV_STAMP) ## Replay one simulated world: make sim SEED=4711
 	@$(BIN)/python -m tests.sim.run --seed $(or $(SEED),1)

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.weights import F32, HEADER, METADATA, gguf_bytes, safetensors_bytes, tensor
@@ -56,13 +56,11 @@ def test_any_bytes(data: bytes) -> None:
 
 
 @given(edits)
-@settings(max_examples=300)
 def test_overwritten_gguf(changes: list[tuple[int, bytes]]) -> None:
     check_gguf(overwritten(GOOD_GGUF, changes))
 
 
 @given(edits)
-@settings(max_examples=300)
 def test_overwritten_safetensors(changes: list[tuple[int, bytes]]) -> None:
     check_safetensors(overwritten(GOOD_SAFETENSORS, changes))
 
@@ -107,6 +105,7 @@ def test_hostile_numbers_in_safetensors(header: dict[str, Any]) -> None:
     check_safetensors(safetensors_bytes(HEADER | header))
 
 
+@pytest.mark.slow
 def test_the_largest_vocabulary_of_hostile_strings_is_read_in_time() -> None:
     count = gguf.ARRAY_ELEMENTS_MAX
     tokens = struct.pack("<IIQ", 9, 8, count) + bytes(8 * count)
