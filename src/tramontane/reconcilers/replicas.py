@@ -46,7 +46,7 @@ class ReplicaReconciler:
 
     ``drivers`` maps the name of each cluster to its driver. ``wake_routes`` is called after each
     commit. ``report`` takes one line for people about what a first pass found again or ended.
-    What the reconciler remembers between passes only saves reads and repeated lines.
+    What the reconciler remembers between passes can be lost (docs/decisions/0008).
     """
 
     def __init__(
@@ -131,6 +131,7 @@ class ReplicaReconciler:
         listed = look.listed_ids(states)
         found = look.with_listed(self._db, rows, listed, self._ended)
         self._ended = {r.id: r for r in found if not r.holds_capacity and r.id in listed}
+        self._reported_orphans &= listed
         self._versions = rows.versions
         pending = {r.id for r in found if r.status is ReplicaStatus.PENDING}
         self._start_errors = {i: e for i, e in self._start_errors.items() if i in pending}
