@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tramontane.domain.refusal import Code, Refusal
+from tramontane.gateway.upstream import bounds
 from tramontane.gateway.upstream.bodies import CHAT, COMPLETIONS, EMBEDDINGS, Call, read_call
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -137,6 +138,71 @@ def test_explicit_nulls_and_unknown_fields_are_let_through():
     assert found["safe_prompt"] is True
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"dry_penalty_last_n": 2_000_000_000, "dry_multiplier": 1},
+        {"dry_penalty_last_n": 2e9},
+        {"repeat_last_n": 300_000_000},
+        {"n_prev": 300_000_000},
+        {"top_logprobs": 100_000, "logprobs": True},
+        {"logprobs": 100_000},
+        {"n_probs": 100_000},
+        {"samplers": "k" * 33},
+        {"samplers": ["top_k"] * 33},
+        {"logit_bias": [[0, 1]] * 1_025},
+        {"stop": ["x"] * 65},
+        {"dry_sequence_breakers": ["x"] * 65},
+        {"n": 129},
+        {"n_cmpl": 129},
+        {"max_tokens": 2**32 + 1},
+        {"n_predict": 2**32 - 1},
+        {"grammar": 'root ::= "a"'},
+        {"grammar_triggers": []},
+        {"id_slot": 0},
+        {"lora": []},
+    ],
+)
+def test_what_could_hurt_others_on_the_engine_is_refused_by_name(fields: dict):
+    refusal = read_call(CHAT, chat(**fields))
+    assert isinstance(refusal, Refusal)
+    assert refusal.code is Code.INVALID_VALUE
+    assert refusal.param == next(iter(fields))
+    # The last of two equal keys counts, here as for the engine.
+    name, value = next(iter(fields.items()))
+    doubled = chat()[:-1] + f',"{name}":null,"{name}":{json.dumps(value)}}}'.encode()
+    assert isinstance(read_call(CHAT, doubled), Refusal)
+
+
+def test_usual_sampling_fields_reach_the_engine():
+    usual = {
+        "logprobs": True,
+        "top_logprobs": 20,
+        "logit_bias": {"50256": -100},
+        "stop": ["a", "b"],
+        "n": 4,
+        "n_predict": -1,
+        "repeat_last_n": -1,
+        "dry_penalty_last_n": 4096,
+        "samplers": ["top_k", "temperature"],
+        "grammar": None,
+        "json_schema": {"type": "object"},
+    }
+    assert usual.items() <= sent(chat(**usual)).items()
+
+
+def test_one_request_holds_a_bounded_number_of_texts():
+    def asks(endpoint, **fields: object):
+        return read_call(endpoint, json.dumps({"model": "m", **fields}).encode())
+
+    assert isinstance(asks(COMPLETIONS, prompt=["x"] * 129), Refusal)
+    assert isinstance(asks(COMPLETIONS, prompt=["x"] * 128, logprobs=5), Call)
+    assert isinstance(asks(COMPLETIONS, prompt=[7] * 3000), Call)
+    assert isinstance(asks(EMBEDDINGS, input=["x"] * 2049), Refusal)
+    assert isinstance(asks(EMBEDDINGS, input=[[1, 2]] * 2049), Refusal)
+    assert isinstance(asks(EMBEDDINGS, input=[7] * 3000), Call)
+
+
 JSON = st.recursive(
     st.none()
     | st.booleans()
@@ -161,6 +227,7 @@ def test_whatever_else_a_body_holds_reaches_the_engine(extra: dict, stream: bool
         "response_format",
     }
     known |= {"max_tokens", "temperature", "top_p", "n", "seed", "stop", "max_completion_tokens"}
+    known |= {*bounds.Bounded.__struct_fields__, *bounds.REFUSED}
     extra = {key: value for key, value in extra.items() if key not in known}
     for upstream in ("m", "other"):
         found = sent(
