@@ -3,7 +3,8 @@
 The bytes go on to the engine as they came whenever they can. What must be changed: the model's
 name where the engine knows it by another; a stream's usage, which we always ask for; and
 Mistral's ``random_seed`` and ``tool_choice: any``, which engines know by OpenAI's names.
-Further fields are let through: what the engine does not know it ignores.
+Further fields are let through: what the engine does not know it ignores. Those that could hurt
+others who use the same engine are bounded or refused (`bounds`).
 """
 
 import re
@@ -15,6 +16,7 @@ import orjson
 from msgspec import Meta
 
 from tramontane.domain.refusal import Code, Refusal
+from tramontane.gateway.upstream import bounds
 from tramontane.gateway.upstream.stream import UsageForm
 
 _NEXT_STEP: Final = "; see the API reference for the request's form"
@@ -22,7 +24,6 @@ _WITH_USAGE: Final = b'{"stream_options":{"include_usage":true},'
 _VALIDATION: Final = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?$", re.DOTALL)
 _MISSING: Final = re.compile(r"^Object missing required field `(?P<name>.*)`$")
 
-_Count = Annotated[int, Meta(ge=1)]
 _Number = Annotated[float, Meta(ge=0)]
 _List = Annotated[list[Any], Meta(min_length=1)]
 
@@ -35,22 +36,22 @@ class _StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
-class _Common(msgspec.Struct):
+class _Common(bounds.Bounded, kw_only=True):
     model: str
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    max_tokens: _Count | None = None
+    max_tokens: bounds.Count | None = None
     temperature: _Number | None = None
     top_p: _Number | None = None
-    n: _Count | None = None
+    n: bounds.Answers | None = None
     seed: int | None = None
     random_seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | bounds.Stops | None = None
 
 
 class _Chat(_Common, kw_only=True):
     messages: Annotated[list[_Message], Meta(min_length=1)]
-    max_completion_tokens: _Count | None = None
+    max_completion_tokens: bounds.Count | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
@@ -146,7 +147,12 @@ def read_call(endpoint: Endpoint, raw: bytes) -> Call | Refusal:
         asked = msgspec.convert(value, endpoint.form)
     except msgspec.ValidationError as error:
         return _explain(str(error))
-    return Call(raw, value, asked)
+    refusal = (
+        bounds.refused_field(value)
+        or bounds.too_many("prompt", getattr(asked, "prompt", None), bounds.PROMPTS_MAX)
+        or bounds.too_many("input", getattr(asked, "input", None), bounds.INPUTS_MAX)
+    )
+    return refusal or Call(raw, value, asked)
 
 
 def _explain(told: str) -> Refusal:

@@ -1,0 +1,89 @@
+"""What a request may not ask of an engine that others share.
+
+Engines trust their caller. Measured on llama.cpp (xllamacpp 2026.10), each with one request of
+200 bytes: ``dry_penalty_last_n`` of 2,000,000,000 takes 16 GB of memory and stops every other
+request of the replica for two minutes; an ambiguous ``grammar`` stops them for ever, because
+cancelling waits for the same loop; ``samplers`` may name a sampler three million times. So amounts
+that an engine reserves memory for, or repeats for each token, have a bound here, and fields whose
+cost no bound can tell are refused. Fields of OpenAI's and Mistral's API are never refused.
+"""
+
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
+
+from tramontane.domain.refusal import Code, Refusal
+
+COUNT_MAX: Final = 2**31 - 1  # engines count in 32 bits and take the rest for another number
+ANSWERS_MAX: Final = 128  # OpenAI's bound of `n`; an engine's is its number of slots
+LOOK_BACK_MAX: Final = 1 << 17  # tokens that penalties look back on; 4 bytes each, per sampler
+LOG_PROBS_MAX: Final = 20  # alternatives per token; OpenAI's bound, and vLLM's
+BIASES_MAX: Final = 1_024
+STOPS_MAX: Final = 64  # each is searched for after every token
+SAMPLERS_MAX: Final = 32  # llama.cpp has a dozen kinds
+PROMPTS_MAX: Final = 128  # of one completion request, which runs each like a request of its own
+INPUTS_MAX: Final = 2_048  # of one embedding request; OpenAI's bound
+
+Count = Annotated[int, Meta(ge=1, le=COUNT_MAX)]
+Answers = Annotated[int, Meta(ge=1, le=ANSWERS_MAX)]
+Stops = Annotated[list[str], Meta(max_length=STOPS_MAX)]
+_LookBack = Annotated[int, Meta(ge=-1, le=LOOK_BACK_MAX)]
+_LogProbs = Annotated[int, Meta(le=LOG_PROBS_MAX)]
+_Biases = (
+    Annotated[dict[str, Any], Meta(max_length=BIASES_MAX)]
+    | Annotated[list[Any], Meta(max_length=BIASES_MAX)]
+)
+_Samplers = (
+    Annotated[str, Meta(max_length=SAMPLERS_MAX)]
+    | Annotated[list[str], Meta(max_length=SAMPLERS_MAX)]
+)
+
+# Each with what to do instead.
+REFUSED: Final = {
+    "grammar": "use response_format with a JSON schema",
+    "grammar_lazy": "use response_format with a JSON schema",
+    "grammar_triggers": "use response_format with a JSON schema",
+    "id_slot": "leave it out: the engine finds the slot that knows the prompt",
+    "lora": "leave it out: a deployment serves one model as it is",
+}
+
+
+class Bounded(msgspec.Struct, kw_only=True):
+    """The bounded fields that every text request may carry."""
+
+    n_predict: Annotated[int, Meta(ge=-1, le=COUNT_MAX)] | None = None
+    n_cmpl: Answers | None = None
+    best_of: Answers | None = None
+    repeat_last_n: _LookBack | None = None
+    dry_penalty_last_n: _LookBack | None = None
+    n_prev: _LookBack | None = None
+    logprobs: bool | _LogProbs | None = None
+    top_logprobs: _LogProbs | None = None
+    n_probs: _LogProbs | None = None
+    logit_bias: _Biases | None = None
+    samplers: _Samplers | None = None
+    dry_sequence_breakers: Stops | None = None
+
+
+def refused_field(value: dict[str, Any]) -> Refusal | None:
+    """Return the refusal of a body that holds a field which may hurt others."""
+    for name, instead in REFUSED.items():
+        if value.get(name) is not None:
+            message = (
+                f"the field {name!r} is not taken: it could hold up other requests of the same "
+                f"engine; {instead}"
+            )
+            return Refusal(Code.INVALID_VALUE, message, name)
+    return None
+
+
+def too_many(name: str, items: object, most: int) -> Refusal | None:
+    """Return the refusal of a list of more than ``most`` texts; numbers are tokens of one text."""
+    if not isinstance(items, list) or len(items) <= most:
+        return None
+    texts = sum(not isinstance(item, int) for item in items)
+    if texts <= most:
+        return None
+    message = f"the field {name!r} holds {texts} texts: expected at most {most}; send them in parts"
+    return Refusal(Code.INVALID_VALUE, message, name)
