@@ -97,7 +97,7 @@ class Replica:
 
     @property
     def is_routable(self) -> bool:
-        """Tell whether requests may be sent to it: ready, or was ready and nobody said it is gone."""
+        """Tell whether requests may be sent to it: it is ready, or was and nobody said it ended."""
         was_ready = self.ready_at_ms is not None and self.address is not None
         return was_ready and self.status in {ReplicaStatus.READY, ReplicaStatus.UNKNOWN}
 
