@@ -10,8 +10,8 @@ class Event:
 
     ``subject_id`` is the object it happened to; ``project_id`` is None for what belongs to the
     operator alone. ``kind`` is ``<noun>.<past participle>`` such as ``replica.started``.
-    ``actor`` is a key id or the name of a reconciler. ``sequence`` is 0 until the store numbers it. ``data`` never holds
-    a secret or a prompt.
+    ``actor`` is a key id or the name of a reconciler. ``sequence`` is 0 until the store numbers it.
+    ``data`` never holds a secret or a prompt.
     """
 
     at_ms: int

@@ -285,9 +285,9 @@ def _engine(url: URL, limits: Limits, **options: Any) -> Engine:
             "application_name": "tramontane",
             "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
         }
-        return create_engine(url, connect_args=arguments, **options)
+        return create_engine(url, connect_args=arguments, hide_parameters=True, **options)
     arguments = {"timeout": limits.busy_timeout_ms / 1000, "check_same_thread": False}
-    engine = create_engine(url, connect_args=arguments, **options)
+    engine = create_engine(url, connect_args=arguments, hide_parameters=True, **options)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
