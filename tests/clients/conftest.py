@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.support import client_envs
+from tests.support.outside_engine import outside_engine
 from tests.support.system import DEMO, System, running, wait_for
 
 RESTING: Final = "resting"  # a deployment that nothing serves
@@ -47,6 +48,34 @@ def results_of(
         return json.loads(environments[client].run(scenario(client), *options, timeout_s=120))
 
     return run
+
+
+@pytest.fixture(scope="session")
+def limited_results_of(
+    system: System,
+    environments: dict[str, client_envs.ClientEnvironment],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[str], Results]]:
+    """Return a function that runs a client with a key that has all in flight that it may."""
+    made = system.cloud("POST", "/api-keys", json={"name": "one", "requests_in_flight_max": 1})
+    key = made["key"]
+
+    @cache
+    def run(client: str) -> Results:
+        options = ["--base-url", system.base_url, "--api-key", key, "--model", DEMO, "--limited"]
+        return json.loads(environments[client].run(scenario(client), *options, timeout_s=120))
+
+    folder = tmp_path_factory.mktemp("outside")
+    endless = {"model": "outside", "stream": True, "max_tokens": 1_000_000}
+    endless["messages"] = [{"role": "user", "content": "Never stop."}]
+    headers = {"authorization": f"Bearer {key}"}
+    with (
+        outside_engine(system, folder, "outside"),
+        httpx.Client(base_url=system.base_url, headers=headers, trust_env=False) as client,
+        client.stream("POST", "/chat/completions", json=endless) as reply,
+    ):
+        assert reply.status_code == 200
+        yield run
 
 
 @pytest.fixture(scope="session")

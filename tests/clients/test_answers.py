@@ -122,7 +122,7 @@ def test_a_refused_request_is_not_counted(
 @every_client
 def test_models_are_listed(client: str, results_of: ResultsOf) -> None:
     for step in ("models", "async models"):
-        assert {DEMO, RESTING} == set(results_of(client)[step]), step
+        assert {DEMO, RESTING} <= set(results_of(client)[step]), step
 
 
 @every_client

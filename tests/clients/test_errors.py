@@ -21,6 +21,7 @@ WRONG_KEY = ["wrong key", "wrong key stream", "wrong key models", "async wrong k
 NO_MODEL = ["no such model", "no such model stream", "no such model retrieve"]
 NO_MODEL += ["async no such model"]
 NO_REPLICA = ["no replica", "no replica stream", "async no replica"]
+LIMITED = ["limited", "limited stream", "async limited"]
 NO_MESSAGES = ["no messages", "no messages stream", "async no messages"]
 
 
@@ -70,6 +71,28 @@ def test_openai_no_replica(client: str, step: str, results_of: ResultsOf) -> Non
     assert seen["status"] == 503
     assert seen["code"]
     assert "resting" in seen["message"]
+    assert int(seen["retry-after"]) > 0
+
+
+@openai_clients
+@pytest.mark.parametrize("step", LIMITED)
+def test_openai_limit(client: str, step: str, limited_results_of: ResultsOf) -> None:
+    seen = limited_results_of(client)[step]
+    assert seen["raised"] == "RateLimitError", seen
+    assert seen["status"] == 429
+    assert seen["code"] == "rate_limit_exceeded"
+    assert seen["error_type"] == "requests"
+    assert "in flight" in seen["message"]
+    assert int(seen["retry-after"]) > 0
+
+
+@mistral_clients
+@pytest.mark.parametrize("step", LIMITED)
+def test_mistral_limit(client: str, step: str, limited_results_of: ResultsOf) -> None:
+    seen = limited_results_of(client)[step]
+    assert seen["raised"] == "SDKError", seen
+    assert seen["status"] == 429
+    assert "rate_limit_exceeded" in seen["body"]
     assert int(seen["retry-after"]) > 0
 
 

@@ -7,8 +7,10 @@ Standard library only: ``python recording_engine.py --log FILE --port-file FILE`
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 PIECE_S = 0.004  # between two pieces of a stream
@@ -72,16 +74,17 @@ def _reply(model: str, count: int) -> dict[str, object]:
     return {**reply, "choices": [choice], "usage": _usage(count)}
 
 
-def _chunks(asked: dict[str, object], count: int) -> list[bytes]:
+def _chunks(asked: dict[str, object], count: int) -> Iterator[bytes]:
     frame = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1}
     frame["model"] = asked["model"]
-    deltas = [{"role": "assistant", "content": ""}, *[{"content": "word "}] * count]
-    chunks = [{**frame, "choices": [_choice(delta, None)]} for delta in deltas]
-    chunks.append({**frame, "choices": [_choice({}, "stop")]})
+    choices = [_choice({"role": "assistant", "content": ""}, None)]
+    yield json.dumps({**frame, "choices": choices}).encode()
+    word = json.dumps({**frame, "choices": [_choice({"content": "word "}, None)]}).encode()
+    yield from itertools.repeat(word, count)
+    yield json.dumps({**frame, "choices": [_choice({}, "stop")]}).encode()
     options = asked.get("stream_options")
     if isinstance(options, dict) and options.get("include_usage"):
-        chunks.append({**frame, "choices": [], "usage": _usage(count)})
-    return [json.dumps(chunk).encode() for chunk in chunks]
+        yield json.dumps({**frame, "choices": [], "usage": _usage(count)}).encode()
 
 
 def _choice(delta: dict[str, str], finish: str | None) -> dict[str, object]:
