@@ -203,6 +203,29 @@ def test_one_request_holds_a_bounded_number_of_texts():
     assert isinstance(asks(EMBEDDINGS, input=[7] * 3000), Call)
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "fields", "answers"),
+    [
+        (CHAT, {"messages": HELLO}, 1),
+        (CHAT, {"messages": HELLO, "n": 3}, 3),
+        (CHAT, {"messages": HELLO, "n": 1, "n_cmpl": 4}, 4),
+        (COMPLETIONS, {"prompt": "x"}, 1),
+        (COMPLETIONS, {"prompt": [1, 2, 3]}, 1),
+        (COMPLETIONS, {"prompt": ["x", "y"], "n": 2}, 4),
+        (COMPLETIONS, {"prompt": [[1, 2], [3]]}, 2),
+        (COMPLETIONS, {"prompt": "x", "best_of": 3}, 3),
+        (EMBEDDINGS, {"input": ["x", "y"]}, 1),
+    ],
+)
+def test_several_answers_are_refused_where_the_engine_counts_one(endpoint, fields, answers: int):
+    call = read_call(endpoint, json.dumps({"model": "m", **fields}).encode())
+    assert isinstance(call, Call)
+    assert call.answers == answers
+    assert bounds.uncounted("vllm", call.answers) is None
+    refusal = bounds.uncounted("llamacpp", call.answers)
+    assert (refusal is not None) is (answers > 1)
+
+
 JSON = st.recursive(
     st.none()
     | st.booleans()

@@ -41,3 +41,18 @@ def test_a_stream_carries_usage_on_its_finish_chunk(
     assert event["token_source"] == "engine"
     assert event["is_stream"] is True
     assert event["model"] == MODEL
+
+
+def test_answers_that_the_engine_would_not_count_reach_no_engine(
+    gateway: GatewayThread, engine: StubEngine
+):
+    before = list(engine.ids)
+    with gateway.client() as client:
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "n": 2}
+        reply = client.post("/v1/chat/completions", json=body)
+        assert reply.status_code == 400
+        assert reply.json()["error"]["code"] == "unsupported_by_engine"
+        assert reply.json()["error"]["param"] == "n"
+        texts = {"model": MODEL, "prompt": ["a", "b"]}
+        assert client.post("/v1/completions", json=texts).status_code == 400
+    assert engine.ids == []

@@ -5,10 +5,12 @@ clients, and every other path is the control plane's.
 """
 
 import asyncio
+import logging
 import os
 import posixpath
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 import orjson
@@ -32,6 +34,8 @@ from tramontane.runtime.clock import Clock
 if TYPE_CHECKING:
     from tramontane.gateway.client.connection import ClientConnection
     from tramontane.gateway.client.request import Request
+
+LOG: Final = logging.getLogger("tramontane.gateway")
 
 # mistralai appends /v1 itself to a base URL that ends in /v1, so the prefix may come twice.
 _PREFIXES: Final = tuple(
@@ -69,7 +73,7 @@ class Gateway:
         self.date = replies.date_line(time.time())
         self.admission = Admission()
         self.is_draining = False
-        self.tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._clients: set[ClientConnection] = set()
         self._leaving: list[Replica] = []  # gone from the table, connections still ending
         self._ids = RequestIds(os.urandom)
@@ -94,6 +98,17 @@ class Gateway:
             return False
         self._clients.add(client)
         return True
+
+    def spawn(self, doing: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine of its own: dialling, and nothing else in the path of a request."""
+        task = self.loop.create_task(doing)
+        self._tasks.add(task)
+        task.add_done_callback(self._end_task)
+
+    def _end_task(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            LOG.error("a bug ended a task", exc_info=task.exception())
 
     def remove_client(self, client: "ClientConnection") -> None:
         """Forget a connection that has ended."""
@@ -127,7 +142,7 @@ class Gateway:
             await asyncio.sleep(0.02)
         for client in list(self._clients):
             client.abort()
-        for task in list(self.tasks):
+        for task in list(self._tasks):
             task.cancel()
         if self.index is not None:
             for replica in self.index.replicas.values():

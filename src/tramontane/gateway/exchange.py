@@ -26,6 +26,7 @@ from tramontane.gateway.client import replies
 from tramontane.gateway.metering.entry import Entry
 from tramontane.gateway.metering.events import STATUS_NONE, Started
 from tramontane.gateway.routes import ActiveRoute
+from tramontane.gateway.upstream import bounds
 from tramontane.gateway.upstream.bodies import EMBEDDINGS, Call, Endpoint, read_call
 from tramontane.gateway.upstream.connection import DialError, Headers, UpstreamConnection, dial
 from tramontane.gateway.upstream.faults import read_fault
@@ -125,8 +126,13 @@ class Exchange:
         if isinstance(call, Refusal):
             self._refuse(call)
             return
-        if index.find(key.project_id, call.model) is None:
+        active = index.find(key.project_id, call.model)
+        if active is None:
             self._refuse(refusals.model_not_found(call.model))
+            return
+        uncounted = bounds.uncounted(active.route.engine, call.answers)
+        if uncounted is not None:
+            self._refuse(uncounted)
             return
         full = gateway.admission.enter(key)
         if full is not None:
@@ -190,9 +196,7 @@ class Exchange:
         while not self._has_raced and (connection := replica.take_idle()) is not None:
             if self._send(connection, replica):
                 return
-        task = gateway.loop.create_task(self._dial(replica))
-        gateway.tasks.add(task)
-        task.add_done_callback(gateway.tasks.discard)
+        gateway.spawn(self._dial(replica))
 
     async def _dial(self, replica: Replica) -> None:
         try:

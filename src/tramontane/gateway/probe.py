@@ -34,9 +34,7 @@ class Probe:
         self._waiting.append(told)
         if len(self._waiting) > 1:
             return
-        task = gateway.loop.create_task(self._find_out())
-        gateway.tasks.add(task)
-        task.add_done_callback(gateway.tasks.discard)
+        gateway.spawn(self._find_out())
 
     async def _find_out(self) -> None:
         self._settle(await self._look())

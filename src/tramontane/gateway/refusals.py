@@ -10,6 +10,9 @@ _RETRY_AFTER_S: Final = 10  # when nothing is known about when it will be better
 NO_TABLE: Final = Refusal(
     Code.UNAVAILABLE, "the gateway has no route table yet; try again", retry_after_s=1
 )
+BUG: Final = Refusal(
+    Code.INTERNAL, "the gateway failed to serve this request; it was written to the log"
+)
 TOO_SLOW: Final = Refusal(Code.REQUEST_TIMEOUT, "the request did not arrive in time; send it again")
 CONTROL_AWAY: Final = Refusal(
     Code.UNAVAILABLE, "the control plane does not answer now; try again", retry_after_s=1

@@ -15,6 +15,7 @@ from typing import Final
 
 import uvloop
 
+from tramontane.domain.ids import is_dns_label
 from tramontane.domain.routing import RouteTable
 from tramontane.gateway import routes
 from tramontane.gateway.client.connection import ClientConnection
@@ -49,6 +50,9 @@ def run(  # noqa: PLR0917 - the command line's options, in its order
     """
     try:
         options = settings.load({"home": home, "host": host, "port": port})
+        if name is not None and not is_dns_label(name):
+            msg = f"--name takes lower-case letters, digits and hyphens, not {name!r}"
+            raise ValueError(msg)
         folder = Home(options.home)
         token = folder.secrets().gateway_token
         links = (ControlLink(control, token), ControlLink(control, token))

@@ -7,6 +7,7 @@ pipelines wait for their turn, a bounded number of bytes ahead.
 """
 
 import asyncio
+import logging
 import os
 from collections import deque
 from typing import TYPE_CHECKING, Final, cast
@@ -21,6 +22,7 @@ from tramontane.gateway.client.request import Request, read_head
 if TYPE_CHECKING:
     from tramontane.gateway.dispatch import Gateway
 
+LOG: Final = logging.getLogger("tramontane.gateway.client")
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _VERSIONS: Final = frozenset({"1.1", "1.0"})
 _WRITE_HIGH_BYTES: Final = 256 * 1024  # queued for a slow client before the engine is held back
@@ -42,6 +44,7 @@ class ClientConnection(asyncio.Protocol):
         "_queue",
         "_reading",
         "_transport",
+        "_unsent_bytes",
         "_write_paused_since",
         "current",
         "since",
@@ -62,6 +65,7 @@ class ClientConnection(asyncio.Protocol):
         self._is_reading = True
         self._linger_until = 0.0
         self._write_paused_since = 0.0
+        self._unsent_bytes = 0
         self.since = gateway.loop.time()
 
     # What a sink calls.
@@ -145,8 +149,9 @@ class ClientConnection(asyncio.Protocol):
             self._gateway.loop.call_soon(self._next)
 
     def close(self) -> None:
-        """Close after what is queued has gone out."""
+        """Close after what is queued has gone out, if the client takes it."""
         self._is_deaf = True
+        self._linger_until = self._gateway.loop.time() + self._limits.stall_s
         if self._transport is not None:
             self._transport.close()
 
@@ -201,6 +206,10 @@ class ClientConnection(asyncio.Protocol):
                 self.set_reading(on=False)
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError:
+            LOG.exception("a request could not be served because of a bug")
+            if not self._is_deaf:
+                self.refuse_early(refusals.BUG)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not self._is_deaf:
                 self._refuse(f"the request is not valid HTTP: {error}")
@@ -281,11 +290,10 @@ class ClientConnection(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Look at this connection's deadlines; the sweep calls it about once a second."""
-        limits = self._limits
-        if self._write_paused_since and now - self._write_paused_since > limits.stall_s:
-            self.abort()
-        elif self._is_deaf:
-            if self._linger_until and now > self._linger_until:
+        if self._write_paused_since:
+            self._check_stall(now)
+        elif self._linger_until:
+            if now > self._linger_until:
                 self.abort()
         elif self._is_upload_late(now):
             self.refuse_early(refusals.TOO_SLOW)
@@ -353,6 +361,14 @@ class ClientConnection(asyncio.Protocol):
 
     def _size_of(self, request: Request) -> int:
         return len(request.target) + sum(len(n) + len(v) + 4 for n, v in request.headers)
+
+    def _check_stall(self, now: float) -> None:
+        left = self._transport.get_write_buffer_size() if self._transport else 0
+        if left != self._unsent_bytes:
+            self._unsent_bytes = left
+            self._write_paused_since = now
+        elif now - self._write_paused_since > self._limits.stall_s:
+            self.abort()
 
     def _is_upload_late(self, now: float) -> bool:
         reading = self._reading

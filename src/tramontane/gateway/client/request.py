@@ -44,6 +44,7 @@ class Request:
         "headers",
         "host_count",
         "id",
+        "is_chunked",
         "is_complete",
         "is_head",
         "is_http_10",
@@ -75,6 +76,7 @@ class Request:
         self.has_body = False
         self.has_reply = False  # the first bytes of one went out
         self.expects_continue = False
+        self.is_chunked = False
         self.is_complete = False
         self.is_head = False
         self.is_http_10 = False
@@ -90,7 +92,6 @@ class Request:
 
 def read_head(request: Request) -> str | None:
     """Note what the head says; return what is wrong with it."""
-    is_chunked = False
     for name, value in request.headers:
         lower = name.lower()
         if lower == b"authorization":
@@ -100,25 +101,29 @@ def read_head(request: Request) -> str | None:
         elif lower == b"host":
             request.host_count += 1
         elif lower == b"content-length":
-            request.length = int(value)
+            request.length = int(value)  # the parser has seen to the digits, and that it is one
         elif lower == b"transfer-encoding":
-            if value.lower() != b"chunked" or is_chunked:
+            if value.lower() != b"chunked" or request.is_chunked:
                 return "the only transfer coding understood is chunked"
-            is_chunked = True
+            request.is_chunked = True
         elif lower == b"user-agent":
             request.user_agent = value
         elif lower == b"expect":
             if value.lower() != b"100-continue":
                 return "the only expectation understood is 100-continue"
             request.expects_continue = not request.is_http_10
-    if is_chunked and request.length is not None:
+    return _read_framing(request) or _read_target(request)
+
+
+def _read_framing(request: Request) -> str | None:
+    if request.is_chunked and request.length is not None:
         return "Content-Length and Transfer-Encoding exclude each other; send one"
-    if is_chunked and request.is_http_10:
+    if request.is_chunked and request.is_http_10:
         return "Transfer-Encoding needs HTTP/1.1"
     if request.host_count > 1 or (request.host_count == 0 and not request.is_http_10):
         return "exactly one Host header is needed"
-    request.has_body = is_chunked or bool(request.length)
-    return _read_target(request)
+    request.has_body = request.is_chunked or bool(request.length)
+    return None
 
 
 def _read_target(request: Request) -> str | None:

@@ -64,13 +64,11 @@ class Forward:
         self._connection: UpstreamConnection | None = None
         self._waiting: list[bytes] = []  # what came of the body before the connection stood
         self._waiting_bytes = 0
-        self._is_chunked_up = request.has_body and request.length is None
+        self._is_chunked_up = request.is_chunked
         self._is_over = False
         self._has_framing = False
         self._progress_s = gateway.loop.time()
-        task = gateway.loop.create_task(self._dial())
-        gateway.tasks.add(task)
-        task.add_done_callback(gateway.tasks.discard)
+        gateway.spawn(self._dial())
 
     async def _dial(self) -> None:
         gateway = self._gateway

@@ -6,6 +6,7 @@ start, from disk.
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,7 @@ from tramontane.gateway.limits import Limits
 
 LOG: Final = logging.getLogger("tramontane.gateway.poller")
 _FIRST_RETRY_S: Final = 0.1
+_QUICK_S: Final = 0.05
 _PATH: Final = "/internal/v1/route-table?revision={}&wait_s={}"
 
 
@@ -58,8 +60,11 @@ class RoutePoller(threading.Thread):
         """Wait for the next revision and apply it. Raises `ControlAwayError`, `TableError`."""
         wait_s = self._limits.poll_wait_s
         path = _PATH.format(self._revision, wait_s)
+        began_s = time.monotonic()
         status, data = self._link.request("GET", path, timeout_s=wait_s + 10.0)
         if status == 304:
+            if time.monotonic() - began_s < _QUICK_S:
+                self._link.closed.wait(_FIRST_RETRY_S)  # it does not wait for us: do not race
             return
         if status != 200:
             msg = f"the control plane answered {status} to the poll for the route table"

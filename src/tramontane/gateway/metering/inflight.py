@@ -110,7 +110,9 @@ class InflightTable:
 
 
 def lock_dead(path: Path) -> int | None:
-    """Return the locked descriptor of a dead gateway's table, or None when its owner lives.
+    """Return the locked descriptor of a dead gateway's table.
+
+    None: its owner lives, or another gateway has settled it in this very moment.
 
     The caller closes it. Raises OSError when the file cannot be opened.
     """
@@ -118,6 +120,9 @@ def lock_dead(path: Path) -> int | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        os.close(fd)
+        return None
+    if os.fstat(fd).st_nlink == 0:
         os.close(fd)
         return None
     return fd

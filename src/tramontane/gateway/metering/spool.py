@@ -49,7 +49,10 @@ class Spool:
         """Take over the segments of a dead gateway by renaming them. Raises OSError."""
         for path in paths:
             mine = self._new_path()
-            path.rename(mine)
+            try:
+                path.rename(mine)
+            except FileNotFoundError:
+                continue  # another gateway was faster
             segment = Segment(mine, whole_bytes(mine), is_sealed=True)
             self.segments.insert(0, segment)
             self._sealed_bytes += segment.size

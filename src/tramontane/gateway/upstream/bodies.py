@@ -89,7 +89,7 @@ ENDPOINTS: Final = (CHAT, COMPLETIONS, EMBEDDINGS)
 class Call:
     """A sound request body: what it asks for, and how it goes to the engine."""
 
-    __slots__ = ("_asked", "_raw", "_value", "form", "is_stream", "model")
+    __slots__ = ("_asked", "_raw", "_value", "answers", "form", "is_stream", "model")
 
     def __init__(self, raw: bytes, value: dict[str, Any], asked: Any) -> None:
         self._raw = raw
@@ -97,6 +97,7 @@ class Call:
         self._asked = asked
         self.model: str = asked.model
         self.is_stream = bool(asked.stream)
+        self.answers = _answers(asked)
         options = asked.stream_options
         if options is None:
             self.form = UsageForm.ON_FINISH
@@ -129,6 +130,14 @@ class Call:
         if value.get("tool_choice") == "any":
             value["tool_choice"] = "required"
         return value
+
+
+def _answers(asked: Any) -> int:
+    """Return how many texts the engine makes; an embedding counts as one however many inputs."""
+    if not isinstance(asked, _Common):
+        return 1
+    each = max(asked.n or 1, asked.n_cmpl or 1, asked.best_of or 1)
+    return each * bounds.texts_in(getattr(asked, "prompt", None))
 
 
 def read_call(endpoint: Endpoint, raw: bytes) -> Call | Refusal:

@@ -25,6 +25,9 @@ SAMPLERS_MAX: Final = 32  # llama.cpp has a dozen kinds
 PROMPTS_MAX: Final = 128  # of one completion request, which runs each like a request of its own
 INPUTS_MAX: Final = 2_048  # of one embedding request; OpenAI's bound
 
+# llama.cpp runs several answers or prompts of one request, and reports the tokens of one of them.
+ENGINES_THAT_COUNT_ONE: Final = frozenset({"llamacpp"})
+
 Count = Annotated[int, Meta(ge=1, le=COUNT_MAX)]
 Answers = Annotated[int, Meta(ge=1, le=ANSWERS_MAX)]
 Stops = Annotated[list[str], Meta(max_length=STOPS_MAX)]
@@ -82,8 +85,26 @@ def too_many(name: str, items: object, most: int) -> Refusal | None:
     """Return the refusal of a list of more than ``most`` texts; numbers are tokens of one text."""
     if not isinstance(items, list) or len(items) <= most:
         return None
-    texts = sum(not isinstance(item, int) for item in items)
+    texts = texts_in(items)
     if texts <= most:
         return None
     message = f"the field {name!r} holds {texts} texts: expected at most {most}; send them in parts"
     return Refusal(Code.INVALID_VALUE, message, name)
+
+
+def texts_in(prompt: object) -> int:
+    """Return how many prompts ``prompt`` holds; a list with numbers in it holds one, as tokens."""
+    if not isinstance(prompt, list):
+        return 1
+    return max(1, sum(not isinstance(item, int) for item in prompt))
+
+
+def uncounted(engine: str, answers: int) -> Refusal | None:
+    """Refuse several answers from an engine that would report the tokens of one alone."""
+    if answers == 1 or engine not in ENGINES_THAT_COUNT_ONE:
+        return None
+    message = (
+        f"{answers} answers were asked for in one request and {engine} counts the tokens of one: "
+        "send one request for each, with one prompt and n of 1; they run side by side"
+    )
+    return Refusal(Code.UNSUPPORTED_BY_ENGINE, message, "n")

@@ -84,6 +84,7 @@ class UpstreamConnection(asyncio.Protocol):
         "receiver",
         "replica",
         "since",
+        "was_stream",
     )
 
     def __init__(self, loop_time: Callable[[], float], replica: Replica | None = None) -> None:
@@ -93,6 +94,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.receiver: Receiver | None = None
         self.is_reused = False
         self.since = 0.0  # when it was last given work or put aside
+        self.was_stream = False  # what the reply before was, when it was put aside
         self._transport: asyncio.Transport | None = None
         self._fd = -1
         self._parser = httptools.HttpResponseParser(self)
@@ -162,7 +164,10 @@ class UpstreamConnection(asyncio.Protocol):
             return
         replica.ending.discard(self)
         is_unused = not self.has_reply
-        if replica.is_retired or not self.is_usable or not (self._is_keepable or is_unused):
+        is_keepable = is_unused or (
+            self._is_keepable and not (self.was_stream and replica.hangs_up_after_streams)
+        )
+        if replica.is_retired or not self.is_usable or not is_keepable:
             self.close()
             return
         self._is_complete = False
@@ -179,7 +184,13 @@ class UpstreamConnection(asyncio.Protocol):
             self.close()
         else:
             self.since = self._loop_time()
+            self.was_stream = True
             self.replica.ending.add(self)
+
+    def note_hang_up(self) -> None:
+        """Learn from a kept connection that the engine closed: the next ones are not kept."""
+        if self.was_stream and self.replica is not None:
+            self.replica.hangs_up_after_streams = True
 
     def close(self) -> None:
         """End the connection at once; an engine stops working on what was asked."""
@@ -216,6 +227,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.replica.ending.discard(self)
             if self.receiver is None and self in self.replica.idle:
                 self.replica.idle.remove(self)
+                self.note_hang_up()
         receiver, self.receiver = self.receiver, None
         if receiver is None:
             return

@@ -37,6 +37,7 @@ class Replica:
         self.inflight = 0
         self.aside_until = 0.0
         self.is_retired = False
+        self.hangs_up_after_streams = False  # llama.cpp does, and does not announce it
         self.idle: list[UpstreamConnection] = []  # the last used one is the first reused
         self.ending: set[UpstreamConnection] = set()  # answered; their last bytes are on the way
         self.heads = {
