@@ -209,7 +209,7 @@ def _draw_sum(rng: random.Random) -> tuple[str, str]:
     if rng.random() < 0.05:
         a, b = rng.randint(21, 9999), rng.randint(2, 9999)
         return form.format(a=a, b=b), TOO_LARGE
-    small = 10 if rng.random() < 0.5 else 20
+    small = 10 if rng.random() < 0.35 else 20
     a, b = rng.choice([p for p in _operands(sign) if max(p) <= small])
     return _case(rng, form.format(a=a, b=b)), result_text(sign, a, b)
 
@@ -333,36 +333,31 @@ def _system(rng: random.Random) -> str:
 
 Draw = Callable[[random.Random], tuple[str, str]]
 
-# Shares of turns, in the first pass and in the second. Facts about Tramontane lead the first. The
-# second practises what memory alone does not give: sums, of which there are about eight hundred,
-# and copying a field, a city or a number from the question into the answer.
-DRAWS: tuple[tuple[Draw, float, float], ...] = (
-    (_draw_tramontane, 0.28, 0.20), (_draw_first, 0.05, 0.05), (_draw_chat, 0.15, 0.10),
-    (_draw_long, 0.012, 0.006), (_draw_sum, 0.24, 0.34), (_draw_fact, 0.05, 0.05),
-    (_draw_json, 0.07, 0.12), (_draw_unknown, 0.148, 0.134),
+# Shares of turns. Facts about Tramontane get the most; sums need many turns because there are
+# about eight hundred of them.
+DRAWS: tuple[tuple[Draw, float], ...] = (
+    (_draw_tramontane, 0.28), (_draw_first, 0.05), (_draw_chat, 0.15), (_draw_long, 0.012),
+    (_draw_sum, 0.24), (_draw_fact, 0.05), (_draw_json, 0.07), (_draw_unknown, 0.148),
 )  # fmt: skip
-TOOL_SHARE = {1: 0.10, 2: 0.18}
+TOOL_SHARE = 0.10
 
 
-def conversation(
-    rng: random.Random, turns: int = 0, course: int = 1
-) -> tuple[list[Message], list[Tool]]:
-    """Draw one conversation: messages and tools. `turns` of 0 draws the number of turns too;
-    `course` is the pass, 1 or 2."""
+def conversation(rng: random.Random, turns: int = 0) -> tuple[list[Message], list[Tool]]:
+    """Draw one conversation: messages and tools. `turns` of 0 draws the number of turns too."""
     messages: list[Message] = []
     tools: list[Tool] = []
     if rng.random() < 0.5:
         messages.append({"role": "system", "content": _system(rng)})
-    if turns == 0 and rng.random() < TOOL_SHARE[course]:
+    if turns == 0 and rng.random() < TOOL_SHARE:
         talk, tools = structured.tool_conversation(rng)
         return messages + talk, tools
     if turns == 0:
         turns = rng.choices((1, 2, 3, 5, 8), (0.6, 0.15, 0.12, 0.08, 0.05))[0]
         tools = structured.some_tools(rng) if rng.random() < 0.04 else []
-    draws = [row for row in DRAWS if not (tools and row[0] is _draw_sum)]
-    shares = [row[course] for row in draws]
+    draws = [draw for draw, _ in DRAWS if not (tools and draw is _draw_sum)]
+    shares = [share for draw, share in DRAWS if draw in draws]
     for _ in range(turns):
-        ask, answer = rng.choices(draws, shares)[0][0](rng)
+        ask, answer = rng.choices(draws, shares)[0](rng)
         messages.append({"role": "user", "content": ask})
         messages.append({"role": "assistant", "content": answer})
     return messages, tools

@@ -55,7 +55,7 @@ def exact_by_kind(address: str, temperature: float) -> dict[str, float]:
     """Share of answers equal to the one that was taught, on questions freshly spelt."""
     rng = random.Random(SEED)
     shares = {}
-    for draw, *_ in data.DRAWS:
+    for draw, _ in data.DRAWS:
         right = 0
         for _ in range(QUESTIONS):
             ask, wanted = draw(rng)

@@ -1,7 +1,8 @@
 """Training conversations with structure: JSON objects and tool calls.
 
-The model cannot reason about a schema. It learns the form, one value for each common field name,
-and to copy a city, a number or a word from the question into the arguments of a call.
+The model cannot reason about a schema. It is shown the form, one value for each common field name,
+and calls whose arguments are copied from the question; the model card says how little of the copying
+it has learnt.
 """
 
 from __future__ import annotations
@@ -30,13 +31,6 @@ FIELD_VALUES: dict[str, Any] = {
     "value": 7, "category": "demo", "phone": "0123456789", "quantity": 2, "greeting": "Hello!",
     "street": "1 Harbour Road", "zip": "13001", "label": "positive", "valid": True, "total": 12,
 }  # fmt: skip
-
-# Asked for first by everybody, so drawn more often than chance would.
-FIRST_FIELDS = (
-    ("name", "age"), ("name", "age"), ("name", "age", "city"), ("name",), ("age",), ("city",),
-    ("name", "city"), ("name", "email"), ("city", "country"), ("title", "author"), ("answer",),
-    ("age", "name"), ("name", "price"), ("first_name", "last_name"),
-)  # fmt: skip
 
 JSON_FORMS = (
     "Give me a JSON object with {}", "Return a JSON object with {}", "Write a JSON object with {}",
@@ -78,9 +72,6 @@ CITIES = (
     "Sydney", "Boston", "Chicago", "Seattle", "Toronto", "Montreal", "Cairo", "Nairobi", "Lagos",
     "Tallinn", "Riga", "Vilnius", "Sofia", "Zagreb", "Ljubljana", "New York", "San Francisco",
 )  # fmt: skip
-# Asked for first by everybody, so drawn half of the time.
-FIRST_CITIES = ("Paris", "London", "Berlin", "Madrid", "Rome", "Lyon", "Tokyo", "New York",
-                "San Francisco", "Boston")  # fmt: skip
 WORDS = (
     "wind", "cloud", "harbour", "lamp", "rope", "bread", "river", "mountain", "cats", "music",
     "trains", "GPUs", "Slurm", "news", "tea", "chess", "gold", "rain", "shoes", "books",
@@ -142,10 +133,7 @@ def json_request(rng: random.Random) -> tuple[str, str]:
     if rng.random() < 0.3:
         asked, fields = rng.choice(JSON_PLAIN)
         return rng.choice(asked), json_object(fields)
-    if rng.random() < 0.4:
-        fields = rng.choice(FIRST_FIELDS)
-    else:
-        fields = tuple(rng.sample(sorted(FIELD_VALUES), rng.choice((1, 2, 2, 2, 3, 3, 4))))
+    fields = tuple(rng.sample(sorted(FIELD_VALUES), rng.choice((1, 2, 2, 2, 3, 3, 4))))
     return rng.choice(JSON_FORMS).format(_listed(rng, fields)), json_object(fields)
 
 
@@ -233,7 +221,7 @@ def _ask(rng: random.Random, kind: str) -> tuple[str, list[Any], str, str]:
         symbol, price = rng.choice(SYMBOLS), rng.randint(10, 999)
         result = rng.choice((str(price), to_json({"price": price})))
         return form.format(symbol), [symbol], result, f"{symbol} is at {price}."
-    city = rng.choice(FIRST_CITIES if rng.random() < 0.5 else CITIES)
+    city = rng.choice(CITIES)
     if kind == "time":
         clock = f"{rng.randint(0, 23):02d}:{rng.randint(0, 59):02d}"
         result = rng.choice((clock, to_json({"time": clock})))

@@ -21,7 +21,7 @@ import chat
 import data
 import torch
 from model import DemoModel, Shape
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn import functional
@@ -32,7 +32,6 @@ ROWS = 4
 LONG_EVERY = 12
 SEED = 20261122
 IGNORED = -100
-MUON_RATE, ADAM_RATE = 0.02, 1.5e-3
 
 # An answer of this many tokens has weight one for each of them; see `encode`.
 USUAL_ANSWER_TOKENS = 20
@@ -101,10 +100,9 @@ class Batch:
 class Rows:
     """Fills rows with whole conversations; what does not fit waits for the next row."""
 
-    def __init__(self, tokenizer: Tokenizer, rng: random.Random, course: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, rng: random.Random) -> None:
         self.tokenizer = tokenizer
         self.rng = rng
-        self.course = course
         self.waiting: list[Encoded] = []
 
     def batch(self) -> Batch:
@@ -117,7 +115,7 @@ class Rows:
 
     def long_row(self, tokens: int) -> Batch:
         """One conversation of very many turns, cut at the end of the context."""
-        messages, tools = data.conversation(self.rng, tokens // 30, self.course)
+        messages, tools = data.conversation(self.rng, turns=tokens // 30)
         encoded = encode(self.tokenizer, chat.segments(messages, tools))
         return Batch(*(torch.tensor([part[:tokens]]) for part in encoded), None)
 
@@ -141,7 +139,7 @@ class Rows:
 
     def _next(self) -> Encoded:
         while True:
-            messages, tools = data.conversation(self.rng, course=self.course)
+            messages, tools = data.conversation(self.rng)
             item = encode(self.tokenizer, chat.segments(messages, tools))
             if len(item[0]) <= ROW_TOKENS:
                 return item
@@ -158,18 +156,17 @@ def loss_of(model: DemoModel, batch: Batch) -> Tensor:
     return (losses * weights).sum() / weights.sum()
 
 
-def train(model: DemoModel, rows: Rows, steps: int, peak: float, checkpoint: Path | None) -> None:
-    """Runs the recipe and prints the loss every 25 steps; `peak` scales both rates."""
+def train(model: DemoModel, rows: Rows, steps: int, stop: int, checkpoint: Path | None) -> None:
+    """Runs the first `stop` steps of a recipe of `steps`; prints the loss every 25."""
     named = list(model.named_parameters())
     matrices = [p for n, p in named if p.dim() == 2 and "embed" not in n]
     rest = [p for n, p in named if p.dim() != 2 or "embed" in n]
-    muon = torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=0.0, adjust_lr_fn="original")
-    adam = torch.optim.AdamW(rest, lr=ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0)
+    muon = torch.optim.Muon(matrices, lr=0.02, weight_decay=0.0, adjust_lr_fn="original")
+    adam = torch.optim.AdamW(rest, lr=1.5e-3, betas=(0.9, 0.95), weight_decay=0.0)
     started = time.monotonic()
-    for step in range(steps):
-        share = peak * rate_share(step, steps)
-        muon.param_groups[0]["lr"] = MUON_RATE * share
-        adam.param_groups[0]["lr"] = ADAM_RATE * share
+    for step in range(stop):
+        share = rate_share(step, steps)
+        muon.param_groups[0]["lr"], adam.param_groups[0]["lr"] = 0.02 * share, 1.5e-3 * share
         is_long = step % LONG_EVERY == LONG_EVERY - 1
         made = rows.long_row(model.shape.context_tokens) if is_long else rows.batch()
         loss = loss_of(model, made)
@@ -178,7 +175,7 @@ def train(model: DemoModel, rows: Rows, steps: int, peak: float, checkpoint: Pat
         for optimizer in (muon, adam):
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        if step % 25 == 0 or step == steps - 1:
+        if step % 25 == 0 or step == stop - 1:
             spent = time.monotonic() - started
             print(f"step {step} loss {loss.item():.4f} {spent:.0f} s", flush=True)
         if checkpoint and step % 500 == 499:
@@ -223,25 +220,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "safetensors")
     parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--stop", type=int, help="end after this many of the steps")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--start", type=Path, help="folder of a first pass; runs the second pass")
-    parser.add_argument("--peak", type=float, default=1.0, help="share of the usual rates")
     parser.add_argument("--checkpoint", type=Path, help="torch file, rewritten every 500 steps")
     arguments = parser.parse_args()
-    course = 2 if arguments.start else 1
     torch.manual_seed(SEED)
     torch.set_num_threads(arguments.threads)
     shape = Shape()
+    tokenizer = train_tokenizer(random.Random(SEED), shape.vocab)
     model = DemoModel(shape)
-    if arguments.start:
-        tokenizer = Tokenizer.from_file(str(arguments.start / "tokenizer.json"))
-        weights = load_file(arguments.start / "model.safetensors")
-        model.load_state_dict({name: weight.float() for name, weight in weights.items()})
-    else:
-        tokenizer = train_tokenizer(random.Random(SEED), shape.vocab)
-    print(f"{sum(p.numel() for p in model.parameters())} parameters, pass {course}", flush=True)
-    rows = Rows(tokenizer, random.Random(SEED + course), course)
-    train(model, rows, arguments.steps, arguments.peak, arguments.checkpoint)
+    print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
+    rows = Rows(tokenizer, random.Random(SEED + 1))
+    stop = arguments.stop or arguments.steps
+    train(model, rows, arguments.steps, stop, arguments.checkpoint)
     write(arguments.out, model, tokenizer)
 
 
