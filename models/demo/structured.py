@@ -1,8 +1,8 @@
 """Training conversations with structure: JSON objects and tool calls.
 
 The model cannot reason about a schema. It is shown the form, one value for each common field name,
-and calls whose arguments are copied from the question; the model card says how little of the copying
-it has learnt.
+and calls whose arguments are copied from the question; the model card says how little of the
+copying it has learnt.
 """
 
 from __future__ import annotations
