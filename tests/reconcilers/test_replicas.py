@@ -228,6 +228,22 @@ def test_devices_are_never_shared(small_on_both: Small) -> None:
     assert "1 of 2 ready; 1 waiting: needs 1 device more on the best node (b)" in reasons
 
 
+def test_two_that_want_each_others_place_both_get_one(small: Small) -> None:
+    """Both end at once; the older is planned on the younger's device, the younger on its own."""
+    younger = small.want(with_need(stored_deployment(2), devices=1))
+    small.passes(1)
+    older = small.want(with_need(stored_deployment(1), devices=1))
+    small.passes(6)
+    assert [r.launch.device_indexes for r in small.replicas(younger.id)] == [(0,)]
+    small.clock.advance(60_000)
+    for replica in (*small.replicas(younger.id), *small.replicas(older.id)):
+        small.driver.crash(replica.id)
+    small.passes(8)
+    assert small.statuses(younger.id) == ["failed", "ready"]
+    assert small.statuses(older.id) == ["failed", "ready"]
+    assert small.replicas(older.id)[1].launch.device_indexes == (0,)
+
+
 class Interleaved(Database):
     """Lets another control plane make whole passes before a write of this one."""
 

@@ -3,7 +3,8 @@
 What was planned from a state that has moved on is not written: `StaleError` rolls the deployment's
 part back, and the next pass decides anew. Whether there is room is decided again inside the
 transaction, from the rows of that moment, so that two planners can neither share a device nor
-place a replica twice.
+place a replica twice. A place that is not free is left out, and the rest is written: two
+deployments may each count on what the other is about to free, and one has to go first.
 """
 
 from collections.abc import Sequence
@@ -38,8 +39,11 @@ class Intent:
     new: tuple[Replica, ...]
 
 
-def commit(tx: Transaction, intent: Intent, now_ms: int) -> None:
-    """Write the intent, or raise `StaleError` if what it was made from has changed."""
+def commit(tx: Transaction, intent: Intent, now_ms: int) -> tuple[Replica, ...]:
+    """Write the intent and return the replicas that were placed.
+
+    `StaleError` if what the intent was made from has changed; then nothing is written.
+    """
     seen = next(d for d in intent.seen.deployments if d.id == intent.deployment_id)
     current = deployments.get_for(tx, None, seen.id)
     if current is None or current.revision != seen.revision:
@@ -49,13 +53,13 @@ def commit(tx: Transaction, intent: Intent, now_ms: int) -> None:
         if isinstance(action, Transition):
             _transition(tx, action, intent.seen, now_ms)
             has_ended = has_ended or action.to not in HOLDS_CAPACITY
-    if intent.new:
-        _insert(tx, intent, now_ms)
+    placed = _insert(tx, intent, now_ms) if intent.new else ()
     for action in intent.actions:
         if isinstance(action, SetStatus):
             _set_status(tx, seen, action, now_ms)
     if has_ended:
         replicas.prune(tx, seen.id, ENDED_ROWS_KEPT)
+    return placed
 
 
 def _transition(
@@ -72,7 +76,7 @@ def _transition(
     )
 
 
-def _insert(tx: Transaction, intent: Intent, now_ms: int) -> None:
+def _insert(tx: Transaction, intent: Intent, now_ms: int) -> tuple[Replica, ...]:
     deployment_id = intent.deployment_id
     planned = {
         replica.id
@@ -86,15 +90,18 @@ def _insert(tx: Transaction, intent: Intent, now_ms: int) -> None:
     if recorded - planned or planned - recorded - ended:
         raise StaleError("deployment", deployment_id)
     rooms = rooms_of(fleet.list_nodes(tx), holding)
+    placed: list[Replica] = []
     for replica in intent.new:
         need, indexes = replica.launch.resources, replica.launch.device_indexes
         room = rooms.get(replica.node_id)
         if room is None or not room.holds(need) or not room.has_free(indexes):
-            raise StaleError("node", replica.node_id)
+            continue
         owner = Owner(deployment_id, replica.generation)
         rooms[replica.node_id] = room.take(owner, need, indexes)
         replicas.insert(tx, replica)
         events.append(tx, _placed(replica, room.node.name, now_ms))
+        placed.append(replica)
+    return tuple(placed)
 
 
 def _placed(replica: Replica, node_name: str, now_ms: int) -> Event:

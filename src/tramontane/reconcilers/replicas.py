@@ -187,7 +187,9 @@ class ReplicaReconciler:
                     if isinstance(action, Place)
                 )
                 intent = Intent(deployment_id, actions, snapshot, new)
-                self._db.write(lambda tx, intent=intent: commit(tx, intent, snapshot.now_ms))
+                placed += self._db.write(
+                    lambda tx, intent=intent: commit(tx, intent, snapshot.now_ms)
+                )
             except StaleError as stale:
                 log.info("%s: planned again: %s", deployment_id, stale)
             except StoreUnavailableError:
@@ -195,7 +197,6 @@ class ReplicaReconciler:
             except Exception:
                 log.exception("%s: its plan could not be recorded", deployment_id)
             else:
-                placed.extend(new)
                 has_written = True
         if has_written:
             self._wake_routes()
