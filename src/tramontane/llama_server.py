@@ -29,7 +29,9 @@ _CPUINFO_NAMES: Final = {"sse3": "pni"}
 METADATA_BYTES: Final = 1 << 20
 LOG_ERRORS: Final = 1  # louder levels quote pieces of requests in the log
 CHECKPOINTS_MAX: Final = 4  # per slot, for models with sliding windows; 32 would fill the memory
-DEVICE_LAYERS_ALL: Final = 999
+# Each request holds one while it runs or waits, and one more answers the health check: with the
+# default of parallel + 2, a few callers too many made a working server look dead. 8 kB each.
+HTTP_THREADS: Final = 256
 MODES: Final = ("all", "chat", "embeddings")
 POOLINGS: Final = ("auto", "mean", "cls", "last")
 
@@ -146,6 +148,7 @@ def _parameters(engine: Any, args: argparse.Namespace) -> Any:
     parameters.cors_origins = ""  # "*" by default
     parameters.endpoint_metrics = True
     parameters.endpoint_slots = False  # it shows prompts
+    parameters.n_threads_http = max(HTTP_THREADS, args.parallel + 8)
     parameters.verbosity = LOG_ERRORS
     if secret := os.environ.get(SECRET_ENV):
         parameters.api_keys = [secret]

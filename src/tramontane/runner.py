@@ -34,6 +34,8 @@ REPORT_EVERY_S: Final = 2.0  # also how often health and load are asked for
 REPLY_TIMEOUT_S: Final = 2.0  # a healthy engine answers both in milliseconds
 REPLY_BYTES_MAX: Final = 4 << 20  # vLLM's metrics page has a few hundred kB
 HEALTH_LOST_S: Final = 30.0  # a hung device call seldom comes back after that long
+BUSY_TICKS: Final = 10  # of processor time between two looks: 5 % of a core and more is work
+BUSY_PATIENCE: Final = 20  # times longer: with too many callers it may be silent while it works
 QUIET_S: Final = 1.0  # no load for so long: nothing is on its way to the engine any more
 DRAIN_POLL_S: Final = 0.25
 TERM_GRACE_S: Final = 5.0  # between SIGTERM and SIGKILL
@@ -69,8 +71,7 @@ def main(argv: list[str]) -> int:
     add("--host", default="127.0.0.1", help="address that the engine listens on")
     add("--survive", action="store_true", help="outlive the process that started it")
     add("--detach", action="store_true", help="survive; return when the first report is written")
-    lost = "end an engine that was silent for so long (default %(default)g)"
-    add("--health-lost-s", type=float, default=HEALTH_LOST_S, help=lost)
+    add("--health-lost-s", type=float, default=HEALTH_LOST_S, help="limit (default %(default)g)")
     args = parser.parse_args(argv)
     os.umask(0o077)
     return _detach(args) if args.detach else _run(args, _log)
@@ -145,11 +146,10 @@ def _detach(args: argparse.Namespace) -> int:
         os.close(writer)
         return status
 
-    try:
+    log = null = os.open(os.devnull, os.O_RDWR)
+    with contextlib.suppress(OSError):  # `_run` will tell
         log = os.open(f"{args.run_dir}/runner.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    except OSError as error:
-        return announce(f"cannot write {args.run_dir}: {error.strerror}", os.EX_CANTCREAT)
-    for source, target in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (log, 2)):
+    for source, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
     return _run(args, announce)
 
@@ -201,6 +201,7 @@ class _Supervisor:
         self.engine_status: int | None = None  # once it ended; below 0 by a signal
         self.requests: tuple[int | None, int | None] = (None, None)
         self.is_asked_to_end = False
+        self.ticks = 0  # of the engine's processor time
         self.since: dict[str, float] = {}  # see `_held_s`
         self.reported_at = 0.0
 
@@ -262,11 +263,10 @@ class _Supervisor:
 
     def _held_s(self, what: str, *, is_so: bool) -> float:
         """Return for how many seconds ``what`` has been so at each look; 0 at the first."""
+        now = time.monotonic()
         if not is_so:
             self.since.pop(what, None)
-            return 0.0
-        now = time.monotonic()
-        return now - self.since.setdefault(what, now)
+        return now - self.since.setdefault(what, now) if is_so else 0.0
 
     def _start_engine(self) -> None:
         with socket.socket() as probe:
@@ -292,8 +292,12 @@ class _Supervisor:
         while True:
             seen = signal.sigtimedwait(_AWAITED, max(0.0, next_look_at - time.monotonic()))
             self._reap()
-            if self.engine_status is not None:
-                return _name_end(self.engine_status)
+            if (code := self.engine_status) is not None:
+                ended = f"exited with status {code}"
+                if code < 0:
+                    hint = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
+                    ended = f"was ended by signal {-code} ({signal.strsignal(-code)}{hint})"
+                return f"engine {ended}"
             now = time.monotonic()
             if seen is not None and seen.si_signo in _ASKED:
                 self._ask(seen.si_signo)
@@ -317,33 +321,36 @@ class _Supervisor:
 
     def _ask(self, signum: int) -> None:
         """Begin to drain or to end; what does not serve yet has nothing to drain."""
-        if self.run_state == "draining" and signum == signal.SIGUSR1:
-            return
-        self.is_asked_to_end = self.run_state != "ready" or signum == signal.SIGINT
-        if not self.is_asked_to_end:
+        if self.run_state == "ready" and signum != signal.SIGINT:
             self.run_state = "draining"
             _log("draining")
             self.report()
+        elif self.run_state != "draining" or signum != signal.SIGUSR1:
+            self.is_asked_to_end = True
 
     def _look_starting(self, elapsed_s: float) -> str | None:
-        if self._get("")[0] is not None:
-            if not self._owns_port():
-                return f"address already in use: another process answers on port {self.port}"
-            if self._get(self.launch["health_path"], self.secret)[0] == 200:
-                self.run_state = "ready"
-                _log(f"ready after {elapsed_s:.2f} s")
-                self._look_at_load()
-                self.report()
-                return None
-        if elapsed_s > (limit_s := self.launch["ready_timeout_s"]):
-            return f"did not become healthy within {limit_s} s"
+        is_open = self._get("")[0] is not None
+        if is_open and not self._owns_port():
+            return f"address already in use: another process answers on port {self.port}"
+        if is_open and self._get(self.launch["health_path"], self.secret)[0] == 200:
+            self.run_state = "ready"
+            _log(f"ready after {elapsed_s:.2f} s")
+            self._look_at_load()
+            self.report()
+        elif elapsed_s > self.launch["ready_timeout_s"]:
+            return f"did not become healthy within {self.launch['ready_timeout_s']} s"
         return None
 
     def _look_ready(self) -> str | None:
         home = os.path.dirname(self.run_dir)
         is_silent = self._get(self.launch["health_path"], self.secret)[0] != 200
-        if self._held_s("silent", is_so=is_silent) >= self.health_lost_s and is_silent:
-            return f"gave no healthy answer for {self.health_lost_s:g} s"
+        stat = stat_fields(self.engine_pid or 0) or []
+        before, self.ticks = self.ticks, sum(map(int, stat[11:13]))
+        is_dead = is_silent and self.ticks - before < BUSY_TICKS
+        still_s = self._held_s("still", is_so=is_dead)
+        silent_s = self._held_s("silent", is_so=is_silent)
+        if still_s >= self.health_lost_s or silent_s >= self.health_lost_s * BUSY_PATIENCE:
+            return f"gave no healthy answer for {silent_s:.0f} s"
         if self._held_s("homeless", is_so=not os.path.isdir(home)) >= HOME_GONE_S:
             return f"its home was removed: {home} is gone"
         if not is_silent:
@@ -424,8 +431,8 @@ class _Supervisor:
     def _end_all(self) -> None:
         """End the engine and whatever it started, and return only when all of it is gone.
 
-        Only then its capacity is free; a device call that hangs keeps this waiting. Whoever loses
-        its parent becomes a child of this subreaper, so killing children again reaches all.
+        A device call that hangs keeps this waiting: its capacity is not free. Orphans become
+        children of this subreaper, so killing children again and again reaches all.
         """
         self.run_state = "starting" if self.run_state == "starting" else "draining"
         kills_at = time.monotonic() + TERM_GRACE_S
@@ -474,13 +481,6 @@ def _replace_file(path: str, data: bytes) -> None:
     with open(f"{path}.tmp", "wb") as file:
         file.write(data)
     os.replace(f"{path}.tmp", path)
-
-
-def _name_end(code: int) -> str:
-    if code >= 0:
-        return f"engine exited with status {code}"
-    hint = "; is the machine out of memory?" if code == -signal.SIGKILL else ""
-    return f"engine was ended by signal {-code} ({signal.strsignal(-code)}{hint})"
 
 
 def _processes() -> Iterator[tuple[int, list[str]]]:

@@ -122,6 +122,13 @@ REFUSALS: list[tuple[DeploymentSpec, ModelVersion, Code, str, str]] = [
         "expected devices of at least 1, or no n_gpu_layers",
     ),
     (
+        specs.llamacpp(cpu_millicores=1500, **specs.options(threads="3")),
+        specs.DEMO,
+        Code.INVALID_VALUE,
+        "engine_options.threads",
+        "threads is 3 and cpu_millicores is 1500: expected cpu_millicores of 3000, or fewer",
+    ),
+    (
         specs.llamacpp(512, **specs.options(mode="chat")),
         specs.MINILM,
         Code.INVALID_VALUE,
@@ -344,6 +351,12 @@ def test_more_work_never_needs_less(context_length: int, parallel: int, threads:
     )
     assert less.fits_in(more)
     assert less.cpu_millicores == 1000 * threads
+
+
+@pytest.mark.parametrize(("threads", "millicores"), [("1", 1), ("2", 1001), ("2", 2000)])
+def test_threads_may_round_the_processors_up(threads: str, millicores: int) -> None:
+    spec = specs.llamacpp(cpu_millicores=millicores, **specs.options(threads=threads))
+    assert RECIPES["llamacpp"].check(spec, specs.DEMO) is None
 
 
 def test_overrides_are_taken_as_they_are() -> None:

@@ -5,7 +5,7 @@ as load. Faults: ``--ignore-term``, ``--daemonize`` (double fork), ``--grandchil
 in its own session), ``--exit-after S``, ``--exit-code N``, ``--say TEXT``, ``--unhealthy``,
 ``--ready-after S``, ``--flood N`` (bytes of log), ``--take-port-once FILE`` (fails once as if its
 port were taken), ``--elsewhere`` (another process serves the port), ``--mark FILE`` (adds a line at
-each start).
+each start), ``--busy`` (after the first health check it only computes).
 """
 
 import argparse
@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--take-port-once")
     parser.add_argument("--elsewhere", action="store_true")
     parser.add_argument("--mark")
+    parser.add_argument("--busy", action="store_true")
     args = parser.parse_args()
     if args.mark:
         with Path(args.mark).open("a") as file:
@@ -115,6 +116,12 @@ def main() -> None:
     time.sleep(args.ready_after)
     with Engine((args.host, args.port), Answer) as engine:
         engine.healthy = not args.unhealthy
+        if args.busy:
+            for _ in range(3):  # the look at the port, the health check, the load
+                engine.handle_request()
+            time.sleep(0.5)  # for its answering threads
+            while True:
+                sum(range(10_000))
         engine.serve_forever()
 
 

@@ -73,6 +73,7 @@ class LlamaCpp:
             or check_options(self.name, OPTIONS, spec.engine_options)
             or rules.check_sizes(spec, version, PARALLEL_MAX)
             or rules.check_memory(spec, version.size_bytes, "the size of the weights")
+            or _check_threads(spec)
             or _check_devices(spec)
             or _check_mode(spec, version)
         )
@@ -158,6 +159,18 @@ def _threads(spec: DeploymentSpec, version: ModelVersion) -> int:
     if spec.cpu_millicores is not None:
         return max(1, spec.cpu_millicores // 1000)
     return min(THREADS_DEFAULT_MAX, 1 + version.size_bytes // BYTES_PER_THREAD)
+
+
+def _check_threads(spec: DeploymentSpec) -> Refusal | None:
+    """Refuse threads that would take processors which were not asked for."""
+    threads = int(options_of(spec.engine_options).get("threads", "1"))
+    if spec.cpu_millicores is None or threads * 1000 < spec.cpu_millicores + 1000:
+        return None
+    message = (
+        f"engine_options.threads is {threads} and cpu_millicores is {spec.cpu_millicores}: "
+        f"expected cpu_millicores of {threads * 1000}, or fewer threads"
+    )
+    return Refusal(Code.INVALID_VALUE, message, "engine_options.threads")
 
 
 def _check_devices(spec: DeploymentSpec) -> Refusal | None:
