@@ -70,6 +70,16 @@ def free_port() -> int:
             (400, "context_length_exceeded"),
             "large",
         ),
+        (
+            {"status": 500, "message": "Failed to parse tools: Missing tool type: {}"},
+            (400, "invalid_value"),
+            "Missing tool type",
+        ),
+        (
+            {"status": 500, "message": "image input is not supported - hint: mmproj"},
+            (400, "invalid_value"),
+            "image input",
+        ),
         ({"status": 500, "message": "boom"}, (502, "upstream_error"), "boom"),
         ({"status": 500, "raw": "<html>"}, (502, "upstream_error"), "500"),
         (

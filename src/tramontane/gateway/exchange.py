@@ -317,6 +317,7 @@ class Exchange:
         replica, watch = self._replica, self._watch
         if has_crossed and replica is not None:
             self._has_raced = True
+            connection.note_hang_up()
             replica.drop_idle()  # they have the same age
             self._tried.remove(replica)
             self._leave_replica()

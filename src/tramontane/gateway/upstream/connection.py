@@ -303,6 +303,8 @@ class UpstreamConnection(asyncio.Protocol):
                 self.receiver.on_reply_data(data)
         if self._is_complete:
             receiver, self.receiver = self.receiver, None
+            if receiver is not None:
+                self.was_stream = False
             self.keep()
             if receiver is not None:
                 receiver.on_reply_end()

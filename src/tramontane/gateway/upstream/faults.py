@@ -20,6 +20,13 @@ _TOO_LONG_WORDS: Final = (
     "too large to process",  # llama.cpp, an embedding's input beyond the batch
     "longer than the maximum model length",  # vLLM, embeddings
 )
+# llama.cpp answers 500 to these; what is wrong stands in the request, so trying again is no use.
+_CALLER_WORDS: Final = (
+    "failed to parse messages",
+    "failed to parse tools",
+    "input is not supported",  # an image or a sound for a model of text
+    "unknown reasoning format",
+)
 
 
 def read_fault(status: int, body: bytes) -> Refusal:
@@ -27,7 +34,8 @@ def read_fault(status: int, body: bytes) -> Refusal:
     message, kind = _message_of(body)
     if kind in _TOO_LONG_TYPES or any(words in message for words in _TOO_LONG_WORDS):
         return Refusal(Code.CONTEXT_LENGTH_EXCEEDED, message, "messages")
-    if status in {400, 422}:
+    is_callers = any(words in message.lower() for words in _CALLER_WORDS)
+    if status in {400, 422} or (status == 500 and is_callers):
         return Refusal(Code.INVALID_VALUE, message or "the engine refused the request")
     if status in {404, 405, 501}:
         told = message or f"it answered {status}"

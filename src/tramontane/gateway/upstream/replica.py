@@ -16,6 +16,7 @@ class Replica:
         "address",
         "aside_until",
         "ending",
+        "hangs_up_after_streams",
         "heads",
         "host",
         "id",
