@@ -145,7 +145,9 @@ class ClientConnection(asyncio.Protocol):
                 self._linger()
             return
         self.since = self._gateway.loop.time()
-        if self._queue:
+        if self._write_paused_since:
+            self.set_reading(on=False)  # a client that takes no replies gets no more of them made
+        elif self._queue:
             self._gateway.loop.call_soon(self._next)
 
     def close(self) -> None:
@@ -261,7 +263,7 @@ class ClientConnection(asyncio.Protocol):
             request.is_complete = True
         if fault is not None:
             self._refuse(fault)
-        elif self.current is None and not self._queue:
+        elif self.current is None and not self._queue and not self._write_paused_since:
             self._serve(request)
         else:
             self._queue.append(request)
@@ -330,10 +332,11 @@ class ClientConnection(asyncio.Protocol):
             self.send(_CONTINUE)
 
     def _next(self) -> None:
-        if self._is_deaf or self.current is not None or not self._queue:
+        if self._is_deaf or self.current is not None or self._write_paused_since:
             return
-        if self._write_paused_since:
-            return  # a client that takes no replies gets no more of them made
+        if not self._queue:
+            self.set_reading(on=True)
+            return
         self._ahead_bytes = 0
         request = self._queue.popleft()
         self._serve(request)
