@@ -209,7 +209,7 @@ def test_a_runner_that_cannot_report_is_refused(cluster: ProcessCluster) -> None
     with pytest.raises(DriverUnavailableError, match=r"did not start: .*cannot write"):
         cluster.driver.ensure(replica_id, NODE, cluster.tiny())
     assert not run_dir.exists()
-    assert processes_of(replica_id) == []
+    until(lambda: not processes_of(replica_id))
 
 
 def test_an_orphan_without_its_directory_is_found_and_ended(cluster: ProcessCluster) -> None:

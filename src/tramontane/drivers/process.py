@@ -308,10 +308,15 @@ def _never_start(run_dir: Path, replica_id: str, now_ms: int) -> None:
 
 
 def _discard_unstarted(run_dir: Path) -> None:
-    """Remove a run directory that nothing was started from."""
-    with suppress(OSError), _lock_of(run_dir) as is_free:
-        if is_free and not (run_dir / "report.json").exists():
-            shutil.rmtree(run_dir, ignore_errors=True)
+    """Remove a run directory that nothing was started from, once its runner has left."""
+    ends_at = time.monotonic() + LEAVE_TIMEOUT_S
+    while run_dir.is_dir() and time.monotonic() < ends_at:
+        with suppress(OSError), _lock_of(run_dir) as is_free:
+            if is_free and not (run_dir / "report.json").exists():
+                shutil.rmtree(run_dir, ignore_errors=True)
+            if is_free:
+                return
+        time.sleep(0.005)
 
 
 @contextmanager
