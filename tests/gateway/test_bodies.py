@@ -264,3 +264,41 @@ def test_whatever_else_a_body_holds_reaches_the_engine(extra: dict, stream: bool
 def test_no_bytes_are_too_strange_to_refuse(raw: bytes):
     for endpoint in (CHAT, COMPLETIONS, EMBEDDINGS):
         assert isinstance(read_call(endpoint, raw), Refusal)
+
+
+def schema_body(pattern: str) -> bytes:
+    schema = {"type": "object", "properties": {"x": {"type": "string", "pattern": pattern}}}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    messages = [{"role": "user", "content": "Hi"}]
+    return json.dumps({"model": "m", "messages": messages, "response_format": form}).encode()
+
+
+@pytest.mark.parametrize("pattern", ["^((b|bb)*|[a-z]*)*$", "(ab){2,}", "a*b*c*d*e*"])
+def test_a_pattern_that_could_hang_the_engine_is_refused(pattern: str) -> None:
+    call = read_call(CHAT, schema_body(pattern))
+    assert isinstance(call, Call)
+    refusal = call.refused_by("llamacpp", 2048)
+    assert refusal is not None
+    assert (refusal.code, refusal.param) == (Code.UNSUPPORTED_BY_ENGINE, "response_format")
+    assert call.refused_by("vllm", 2048) is None
+
+
+@pytest.mark.parametrize(
+    "pattern", ["^[0-9]{4}-[0-9]{2}-[0-9]{2}$", "^(yes|no)$", "[a-z]+@[a-z.]+"]
+)
+def test_a_plain_pattern_passes(pattern: str) -> None:
+    call = read_call(CHAT, schema_body(pattern))
+    assert isinstance(call, Call)
+    assert call.refused_by("llamacpp", 2048) is None
+
+
+def test_a_prompt_beyond_any_context_is_refused_before_it_is_tokenized() -> None:
+    messages = [{"role": "user", "content": "word " * 60_000}]
+    call = read_call(CHAT, json.dumps({"model": "m", "messages": messages})).encode()
+    assert isinstance(call, Call)
+    refusal = call.refused_by("llamacpp", 2048)
+    assert refusal is not None
+    assert refusal.code is Code.CONTEXT_LENGTH_EXCEEDED
+    assert "expected at most 262144 bytes" in refusal.message
+    assert call.refused_by("llamacpp", 131_072) is None
+    assert call.refused_by("vllm", 2048) is None

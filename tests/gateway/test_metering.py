@@ -102,6 +102,7 @@ def test_the_table_remembers_exactly_what_is_in_flight(tmp_path_factory, steps):
             slot = table.claim(encode(started(number)))
             assert (slot is None) == (len(held) == 8)
             if slot is not None:
+                table.arm(slot)
                 held[slot] = (started(number).request_id, 0)
         elif held:
             slot = sorted(held)[pick % len(held)]
@@ -198,6 +199,9 @@ def test_a_dead_gateways_requests_become_cut_events_once(tmp_path: Path, is_writ
     for number in range(3):
         assert dead.admit() is None
         slots.append(dead.begin(started(number)))
+        dead.arm(slots[-1])
+    assert dead.admit() is None
+    dead.begin(started(7))  # written, but nothing was sent: it never counts
     dead.count(slots[1], 4)
     dead.finish(slots[0], line(0))
     if is_written:
@@ -243,7 +247,7 @@ def test_a_living_gateway_is_left_alone_and_files_without_a_table_are_adopted(tm
 def test_recovery_that_is_itself_killed_is_done_again(tmp_path: Path):
     dead = make_meter(tmp_path, "gw-dead")
     assert dead.admit() is None
-    dead.begin(started(1))
+    dead.arm(dead.begin(started(1)))
     die(dead)
     table = (tmp_path / "inflight-gw-dead.map").read_bytes()
     first = make_meter(tmp_path, "gw-first")
@@ -263,7 +267,8 @@ def test_an_entry_that_reached_no_engine_gives_everything_back(tmp_path: Path):
         assert entry.admit() is None
         if is_begun:
             entry.begin(started(1))
-            entry.settle_begin(is_sent=False)
+            entry.arm()
+            entry.settle(is_sent=False)
         entry.end(Outcome.FAILED, 0, None, 1.0)
         entry.end(Outcome.FAILED, 0, None, 1.0)
     assert meter.in_use == 0
@@ -273,11 +278,31 @@ def test_an_entry_that_reached_no_engine_gives_everything_back(tmp_path: Path):
     meter.close()
 
 
+def test_a_request_tried_again_is_in_the_table_at_every_moment(tmp_path: Path):
+    meter = make_meter(tmp_path)
+    path = next(tmp_path.glob("inflight-*"))
+    entry = Entry(meter, 0.0, 1_000)
+    assert entry.admit() is None
+    seen = []
+    for number, is_sent in enumerate([False, True, False, True, False]):
+        entry.begin(started(1, replica_id=f"rep_{'a' * 18}{number:02}"))
+        seen.append({item.started.replica_id[-1] for item in read_leftovers(path.read_bytes())})
+        entry.arm()
+        entry.settle(is_sent=is_sent)
+    assert seen == [set(), set(), {"1"}, {"2"}, {"3"}]
+    assert meter.in_use == 1
+    entry.end(Outcome.CUT, 499, None, 1.0)
+    assert meter.in_use == 0
+    assert [event["replica_id"][-1] for event in events_in(tmp_path)] == ["4"]
+    meter.seal()
+    meter.close()
+
+
 def test_a_full_table_refuses(tmp_path: Path):
     meter = make_meter(tmp_path)
     for number in range(8):
         assert meter.admit() is None
-        meter.begin(started(number))
+        meter.arm(meter.begin(started(number)))
     assert meter.admit() is not None
     meter.forget(3)
     assert meter.admit() is None

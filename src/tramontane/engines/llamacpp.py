@@ -50,6 +50,8 @@ PROCESS_BYTES: Final = 128 * rules.MEBIBYTE
 # Compute buffers: half of the weights up to 1 GiB. An 8B model's take 0.3 to 0.6 GiB with batches
 # of 512; a small model's are dominated by its vocabulary (512 x 150,000 x 4 bytes = 0.3 GiB).
 BUFFERS_BYTES_MAX: Final = rules.GIBIBYTE
+# Grouped-query attention: eight query heads share keys and values in Llama 3 70B, four in 8B.
+KV_DIVISOR_MAX: Final = 8
 CONTEXT_STEP: Final = 256  # llama.cpp rounds the context of a slot up to this
 
 READY_S_MIN: Final = 60
@@ -72,10 +74,14 @@ class LlamaCpp:
             or rules.check_path(version)
             or check_options(self.name, OPTIONS, spec.engine_options)
             or rules.check_sizes(spec, version, PARALLEL_MAX)
-            or rules.check_memory(spec, version.size_bytes, "the size of the weights")
             or _check_threads(spec)
             or _check_devices(spec)
             or _check_mode(spec, version)
+            or rules.check_memory(
+                spec,
+                _bytes_needed(spec, version, kv_divisor=KV_DIVISOR_MAX),
+                "or a smaller context, parallel or prompt_cache_mib",
+            )
         )
 
     def resources(self, spec: DeploymentSpec, version: ModelVersion) -> Resources:
@@ -85,20 +91,11 @@ class LlamaCpp:
         """
         rules.must_pass(self.check(spec, version))
         options = options_of(spec.engine_options)
-        slot_tokens = -(-spec.context_length // CONTEXT_STEP) * CONTEXT_STEP
-        kv_bytes = slot_tokens * spec.parallel * rules.kv_bytes_per_token(version)
-        estimate = (
-            version.size_bytes * 11 // 10
-            + (0 if spec.devices and "n_gpu_layers" not in options else kv_bytes)
-            + min(BUFFERS_BYTES_MAX, version.size_bytes // 2)
-            + int(options.get("prompt_cache_mib", "0")) * rules.MEBIBYTE
-            + PROCESS_BYTES
-        )
         is_tiny = version.size_bytes < TINY_BYTES and "threads" not in options
         millicores = TINY_MILLICORES if is_tiny else 1000 * _threads(spec, version)
         return Resources(
             cpu_millicores=spec.cpu_millicores or millicores,
-            memory_bytes=spec.memory_bytes or estimate,
+            memory_bytes=spec.memory_bytes or _bytes_needed(spec, version),
             devices=spec.devices,
         )
 
@@ -149,6 +146,24 @@ class LlamaCpp:
             drain_timeout_s=DRAIN_S,
             device_indexes=device_indexes,
         )
+
+
+def _bytes_needed(spec: DeploymentSpec, version: ModelVersion, *, kv_divisor: int = 1) -> int:
+    """Return the bytes that a replica may come to need.
+
+    ``kv_divisor`` says how many query heads share one head of keys and values: 1 for the safe
+    estimate, `KV_DIVISOR_MAX` for what no override of a tenant may go below.
+    """
+    options = options_of(spec.engine_options)
+    slot_tokens = -(-spec.context_length // CONTEXT_STEP) * CONTEXT_STEP
+    kv_bytes = slot_tokens * spec.parallel * rules.kv_bytes_per_token(version)
+    return (
+        version.size_bytes * 11 // 10
+        + (0 if spec.devices and "n_gpu_layers" not in options else kv_bytes // kv_divisor)
+        + min(BUFFERS_BYTES_MAX, version.size_bytes // 2)
+        + int(options.get("prompt_cache_mib", "0")) * rules.MEBIBYTE
+        + PROCESS_BYTES
+    )
 
 
 def _threads(spec: DeploymentSpec, version: ModelVersion) -> int:

@@ -54,6 +54,10 @@ def check_path(version: ModelVersion) -> Refusal | None:
     return Refusal(Code.INVALID_VALUE, message, "model")
 
 
+# What the smallest engine takes; less would let one tenant fill a node with promises.
+MILLICORES_MIN: Final = 100
+
+
 def check_sizes(spec: DeploymentSpec, version: ModelVersion, parallel_max: int) -> Refusal | None:
     """Refuse amounts that make no sense for the model."""
     length = version.context_length
@@ -66,8 +70,8 @@ def check_sizes(spec: DeploymentSpec, version: ModelVersion, parallel_max: int) 
     if not 1 <= spec.parallel <= parallel_max:
         message = f"parallel is {spec.parallel}: expected 1 to {parallel_max} requests at a time"
         return Refusal(Code.INVALID_VALUE, message, "parallel")
-    if spec.cpu_millicores is not None and spec.cpu_millicores < 1:
-        message = f"cpu_millicores is {spec.cpu_millicores}: expected at least 1"
+    if spec.cpu_millicores is not None and spec.cpu_millicores < MILLICORES_MIN:
+        message = f"cpu_millicores is {spec.cpu_millicores}: expected at least {MILLICORES_MIN}"
         return Refusal(Code.INVALID_VALUE, message, "cpu_millicores")
     return None
 

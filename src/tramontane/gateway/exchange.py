@@ -26,7 +26,6 @@ from tramontane.gateway.client import replies
 from tramontane.gateway.metering.entry import Entry
 from tramontane.gateway.metering.events import STATUS_NONE, Started
 from tramontane.gateway.routes import ActiveRoute
-from tramontane.gateway.upstream import bounds
 from tramontane.gateway.upstream.bodies import EMBEDDINGS, Call, Endpoint, read_call
 from tramontane.gateway.upstream.connection import DialError, Headers, UpstreamConnection, dial
 from tramontane.gateway.upstream.faults import read_fault
@@ -130,9 +129,9 @@ class Exchange:
         if active is None:
             self._refuse(refusals.model_not_found(call.model))
             return
-        uncounted = bounds.uncounted(active.route.engine, call.answers)
-        if uncounted is not None:
-            self._refuse(uncounted)
+        unfit = call.refused_by(active.route.engine, active.route.context_length)
+        if unfit is not None:
+            self._refuse(unfit)
             return
         full = gateway.admission.enter(key)
         if full is not None:
@@ -243,8 +242,8 @@ class Exchange:
             entry.started_ms,
         )
         entry.begin(started)
-        is_sent = connection.send(self, (head, *pieces))
-        entry.settle_begin(is_sent=is_sent)
+        is_sent = connection.send(self, (head, *pieces), entry.arm)
+        entry.settle(is_sent=is_sent)
         if is_sent:
             self._connection = connection
             self._progress_s = connection.since

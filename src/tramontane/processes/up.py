@@ -63,6 +63,7 @@ class _Up:
         self._began_s = time.monotonic()
         environment = _exported(settings, self._port)
         self._control = _child("control plane", "control", settings, environment, own)
+        environment.pop("TRAMONTANE_DATABASE_URL")  # the gateway has no database to know of
         self._gateway = _child("gateway", "gateway", settings, environment, public)
         url = f"http://127.0.0.1:{own.getsockname()[1]}"
         self._gateway.argv = (*self._gateway.argv, "--control", url)
@@ -143,7 +144,7 @@ def _child(
 ) -> Child:
     argv = [sys.executable, "-m", "tramontane.main", command]
     argv += ["--home", str(settings.home), "--fd", str(own.fileno())]
-    return Child(name, argv, (own.fileno(),), environment)
+    return Child(name, argv, (own.fileno(),), dict(environment))
 
 
 def _exported(settings: Settings, port: int) -> dict[str, str]:

@@ -14,6 +14,7 @@ class Entry:
     __slots__ = (
         "_first_byte_s",
         "_is_admitted",
+        "_left_slot",
         "_meter",
         "_slot",
         "_started",
@@ -27,6 +28,7 @@ class Entry:
         """``started_s`` is the loop's time, ``started_ms`` the same moment on the clock."""
         self._meter = meter
         self._slot = _NO_SLOT
+        self._left_slot = _NO_SLOT
         self._started: Started | None = None
         self._first_byte_s = 0.0
         self._is_admitted = False
@@ -42,18 +44,23 @@ class Entry:
         return why_not
 
     def begin(self, started: Started) -> None:
-        """Write the slot, just before the request's bytes go to an engine."""
+        """Write the slot for an engine; a slot for an engine before it stands until `settle`."""
         self._started = started
-        if self._slot == _NO_SLOT:
-            self._slot = self._meter.begin(started)
-        else:
-            self._meter.restart(self._slot, started)
+        self._left_slot = self._slot
+        self._slot = self._meter.begin(started)
 
-    def settle_begin(self, *, is_sent: bool) -> None:
-        """Say whether the engine's connection took a byte of what `begin` announced."""
-        if is_sent:
-            self.has_reached = True
-        elif not self.has_reached:
+    def arm(self) -> None:
+        """Make the slot count; the request's first bytes must follow at once."""
+        self._meter.arm(self._slot)
+
+    def settle(self, *, is_sent: bool) -> None:
+        """Say whether the engine's connection took a byte of what `arm` announced."""
+        self.has_reached = self.has_reached or is_sent
+        if self._left_slot != _NO_SLOT:
+            self._meter.forget(self._left_slot)
+        if self.has_reached:
+            self._meter.arm(self._slot)
+        else:
             self._meter.forget(self._slot)
             self._slot = _NO_SLOT
 

@@ -74,21 +74,20 @@ class InflightTable:
     def claim(self, payload: bytes) -> int | None:
         """Write ``payload`` (a `Started` as JSON) into a free slot and return the slot.
 
-        Returns None when all are used.
+        It counts from `arm` on. Returns None when all slots are taken.
         """
         if not self._free:
             return None
         slot = self._free.pop()
         self.chunks[slot] = 0
-        self.rewrite(slot, payload)
+        at = self._base + slot * SLOT_BYTES
+        _SLOT.pack_into(self._map, at, 0, len(payload), zlib.crc32(payload))
+        self._map[at + _SLOT.size : at + _SLOT.size + len(payload)] = payload
         return slot
 
-    def rewrite(self, slot: int, payload: bytes) -> None:
-        """Replace what the claimed ``slot`` says."""
-        at = self._base + slot * SLOT_BYTES
-        self._map[at] = 0
-        self._map[at + _SLOT.size : at + _SLOT.size + len(payload)] = payload
-        _SLOT.pack_into(self._map, at, 1, len(payload), zlib.crc32(payload))
+    def arm(self, slot: int) -> None:
+        """Make the claimed ``slot`` count: one store, the last thing before bytes are sent."""
+        self._map[self._base + slot * SLOT_BYTES] = 1
 
     def free(self, slot: int) -> None:
         """Forget the request of ``slot``."""

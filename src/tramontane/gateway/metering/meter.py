@@ -4,9 +4,9 @@ The order of one request, and what a ``kill -9`` at each point leaves (everythin
 the kernel's page cache, which outlives the process):
 
 1. `admit` reserves spool room.              Nothing yet: no event, and no engine saw anything.
-2. `begin` writes the in-flight slot.        The slot: the next start makes a *cut* event of it.
-   The request's bytes follow in the same    Between the two lie microseconds in which a request
-   turn of the loop, by a direct write.      that no engine saw would be counted as cut.
+2. `begin` writes the slot, `arm` makes it   The slot: the next start makes a *cut* event of it.
+   count, and the very next call writes      Between the store and the write lie some 100 ns in
+   the request's bytes to the socket.        which a request that no engine saw would be counted.
 3. Chunks pass, the slot counts them.        The slot, with the chunks: a cut event.
 4. `finish` appends the event to the spool.  A torn line does not count; the slot still stands.
 5. ... and frees the slot.                   Between 4 and 5 both exist: recovery finds the event
@@ -34,6 +34,9 @@ from tramontane.gateway.metering.events import Started, UsageLine, encode
 from tramontane.gateway.metering.inflight import InflightTable
 from tramontane.gateway.metering.spool import Segment, Spool
 from tramontane.runtime.clock import Clock
+
+# A request that is tried again takes its new slot before it leaves the old one.
+_SPARE_SLOTS: Final = 64
 
 LOG: Final = logging.getLogger("tramontane.gateway.meter")
 
@@ -89,17 +92,17 @@ class Meter:
         self._spool.release()
 
     def begin(self, started: Started) -> int:
-        """Remember the admitted request just before it goes to an engine; return its slot."""
+        """Write the admitted request into a slot and return it; `arm` makes the slot count."""
         table = self._table
         assert table is not None  # noqa: S101 - `admit` opened it
         slot = table.claim(encode(started))
         assert slot is not None  # noqa: S101 - `admit` looked
         return slot
 
-    def restart(self, slot: int, started: Started) -> None:
-        """Note that the request goes to another replica."""
+    def arm(self, slot: int) -> None:
+        """Make ``slot`` count from now on."""
         assert self._table is not None  # noqa: S101
-        self._table.rewrite(slot, encode(started))
+        self._table.arm(slot)
 
     def forget(self, slot: int) -> None:
         """Take back a `begin` whose request reached no engine after all."""
@@ -168,7 +171,7 @@ class Meter:
     def _open_table(self) -> None:
         spool_folder = self._folder / "spool"
         spool_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        slots = self._limits.inflight_max
+        slots = self._limits.inflight_max + _SPARE_SLOTS
         table = InflightTable(recovery.table_path(self._folder, self._owner), slots)
         try:
             table.touch(self._clock.now_ms())

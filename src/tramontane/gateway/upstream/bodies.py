@@ -120,6 +120,19 @@ class Call:
             return (_WITH_USAGE, memoryview(self._raw)[start:])
         return (orjson.dumps(self._changed(upstream_model, wants_usage=wants_usage)),)
 
+    def refused_by(self, engine: str, context_length: int) -> Refusal | None:
+        """Return why ``engine`` must not be asked this, or None."""
+        is_one_prompt = isinstance(self._asked, _Common)  # embeddings bring many inputs
+        return (
+            bounds.uncounted(engine, self.answers)
+            or bounds.ambiguous_pattern(self._value, engine)
+            or (
+                bounds.prompt_too_long(len(self._raw), engine, context_length)
+                if is_one_prompt
+                else None
+            )
+        )
+
     def _changed(self, upstream_model: str, *, wants_usage: bool) -> dict[str, Any]:
         value = {**self._value, "model": upstream_model}
         if wants_usage:

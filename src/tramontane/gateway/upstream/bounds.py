@@ -8,6 +8,8 @@ that an engine reserves memory for, or repeats for each token, have a bound here
 cost no bound can tell are refused. Fields of OpenAI's and Mistral's API are never refused.
 """
 
+import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -25,8 +27,23 @@ SAMPLERS_MAX: Final = 32  # llama.cpp has a dozen kinds
 PROMPTS_MAX: Final = 128  # of one completion request, which runs each like a request of its own
 INPUTS_MAX: Final = 2_048  # of one embedding request; OpenAI's bound
 
+# A schema becomes a grammar, and an ambiguous pattern in it hangs llama.cpp like an ambiguous
+# grammar (measured: three levels of nested stars). Repeated groups are what makes patterns
+# ambiguous without bound; a few repeated characters or classes are harmless.
+SCHEMA_FIELDS: Final = ("response_format", "json_schema", "tools")
+REPEATS_MAX: Final = 4
+_REPEATED_GROUP: Final = re.compile(r"\)\s*[*+{]")
+_REPEAT: Final = re.compile(r"[*+]|\{\d*,\d*\}")
+
 # llama.cpp runs several answers or prompts of one request, and reports the tokens of one of them.
 ENGINES_THAT_COUNT_ONE: Final = frozenset({"llamacpp"})
+ENGINES_THAT_BACKTRACK: Final = frozenset({"llamacpp"})
+ENGINES_OF_TEXT: Final = frozenset({"llamacpp"})  # others may be sent images
+
+# llama.cpp tokenizes the whole prompt before it finds it too long: 15 s of its time for 10 MB,
+# unpaid. A token is 3 to 5 bytes of text and rarely more than 16; JSON may escape each byte.
+BYTES_PER_TOKEN_MAX: Final = 64
+BODY_BYTES_FREE: Final = 256 * 1024  # tools and schemas stand in the body too
 
 Count = Annotated[int, Meta(ge=1, le=COUNT_MAX)]
 Answers = Annotated[int, Meta(ge=1, le=ANSWERS_MAX)]
@@ -79,6 +96,51 @@ def refused_field(value: dict[str, Any]) -> Refusal | None:
             )
             return Refusal(Code.INVALID_VALUE, message, name)
     return None
+
+
+def ambiguous_pattern(value: dict[str, Any], engine: str) -> Refusal | None:
+    """Return the refusal of a schema whose pattern could hang an engine that backtracks."""
+    if engine not in ENGINES_THAT_BACKTRACK:
+        return None
+    for name in SCHEMA_FIELDS:
+        for pattern in _patterns(value.get(name)):
+            if _REPEATED_GROUP.search(pattern) or len(_REPEAT.findall(pattern)) > REPEATS_MAX:
+                message = (
+                    f"a pattern in {name!r} repeats a group or has more than {REPEATS_MAX} "
+                    f"repetitions, which could hold up {engine} for every other request: use a "
+                    "simpler pattern, or check the value when you have it"
+                )
+                return Refusal(Code.UNSUPPORTED_BY_ENGINE, message, name)
+    return None
+
+
+def _patterns(schema: object) -> Iterator[str]:
+    """Return every text under a key ``pattern`` or ``patternProperties``, however deep."""
+    waiting = [schema]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            pattern = item.get("pattern")
+            if isinstance(pattern, str):
+                yield pattern
+            named = item.get("patternProperties")
+            if isinstance(named, dict):
+                yield from named
+            waiting.extend(item.values())
+        elif isinstance(item, list):
+            waiting.extend(item)
+
+
+def prompt_too_long(size_bytes: int, engine: str, context_length: int) -> Refusal | None:
+    """Refuse a body that cannot fit the context before the engine spends its time on it."""
+    most = max(BODY_BYTES_FREE, BYTES_PER_TOKEN_MAX * context_length)
+    if engine not in ENGINES_OF_TEXT or size_bytes <= most:
+        return None
+    message = (
+        f"the request has {size_bytes} bytes, far more than the {context_length} tokens that the "
+        f"model reads: expected at most {most} bytes; send a shorter prompt"
+    )
+    return Refusal(Code.CONTEXT_LENGTH_EXCEEDED, message)
 
 
 def too_many(name: str, items: object, most: int) -> Refusal | None:

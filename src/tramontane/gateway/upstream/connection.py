@@ -119,14 +119,24 @@ class UpstreamConnection(asyncio.Protocol):
         """Tell whether a request may be written to it."""
         return self._transport is not None and not self._transport.is_closing()
 
-    def send(self, receiver: Receiver, pieces: Sequence[bytes | memoryview]) -> bool:
-        """Begin a request. False: the connection turned out to be dead and took no byte of it."""
+    def send(
+        self,
+        receiver: Receiver,
+        pieces: Sequence[bytes | memoryview],
+        just_before: Callable[[], None] | None = None,
+    ) -> bool:
+        """Begin a request. False: the connection turned out to be dead and took no byte of it.
+
+        ``just_before`` is called as the last thing before bytes may leave this process.
+        """
         transport = self._transport
         if transport is None or transport.is_closing():
             return False
         self._reset()
         self.receiver = receiver
         self.since = self._loop_time()
+        if just_before is not None:
+            just_before()
         try:
             taken = os.writev(self._fd, pieces)
         except BlockingIOError:
