@@ -294,7 +294,7 @@ def test_a_plain_pattern_passes(pattern: str) -> None:
 
 def test_a_prompt_beyond_any_context_is_refused_before_it_is_tokenized() -> None:
     messages = [{"role": "user", "content": "word " * 60_000}]
-    call = read_call(CHAT, json.dumps({"model": "m", "messages": messages})).encode()
+    call = read_call(CHAT, json.dumps({"model": "m", "messages": messages}).encode())
     assert isinstance(call, Call)
     refusal = call.refused_by("llamacpp", 2048)
     assert refusal is not None
