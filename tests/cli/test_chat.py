@@ -34,6 +34,7 @@ def test_an_answer_cannot_play_with_the_terminal(serve: Serve, against: Against)
     assert run.out == "a?]0;owned?b\nc\n"
 
 
+@pytest.mark.slow
 def test_a_piped_text_is_one_message(serve: Serve) -> None:
     stub = serve(chunks("hi"))
     done = piped(stub, b"what is\nthis? \xff\n")
@@ -41,6 +42,7 @@ def test_a_piped_text_is_one_message(serve: Serve) -> None:
     assert stub.requests[0].body["messages"][0]["content"] == "what is\nthis? \\xff"
 
 
+@pytest.mark.slow
 def test_an_empty_pipe_is_told(serve: Serve) -> None:
     stub = serve(chunks("hi"))
     done = piped(stub, b"\n")

@@ -10,6 +10,8 @@ import pytest
 from tests.support.cli import python_environment
 from tramontane.main import COMMANDS
 
+pytestmark = pytest.mark.slow  # each question is a process, as it is for a shell
+
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -49,14 +51,12 @@ def test_bash_gets_the_right_words(line: str, words: list[str]) -> None:
     assert [word for word in complete("bash", line) if word] == words
 
 
-@pytest.mark.slow
 def test_the_first_word_can_be_any_command() -> None:
     words = complete("bash", "tramontane ")
     assert set(COMMANDS) < set(words)
     assert {"up", "control", "gateway", "plan", "runner"} < set(words)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells_get_words_with_their_meaning(shell: str) -> None:
     for line, word in (("tramontane dep", "deployments"), ("tramontane deployments sc", "scale")):
@@ -66,7 +66,6 @@ def test_other_shells_get_words_with_their_meaning(shell: str) -> None:
         assert "delete" not in text
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("shell", SHELLS)
 def test_the_script_of_each_shell_can_be_shown_and_installed(shell: str, tmp_path: Path) -> None:
     variables = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1", "HOME": str(tmp_path)}
@@ -78,7 +77,6 @@ def test_the_script_of_each_shell_can_be_shown_and_installed(shell: str, tmp_pat
     assert any(script.strip() in path.read_text() for path in installed)
 
 
-@pytest.mark.slow
 def test_a_real_bash_completes(tmp_path: Path) -> None:
     """Source the script in bash and press TAB by calling the function that it registers."""
     variables = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}

@@ -54,6 +54,7 @@ def test_help_of_the_runner_is_its_own(command_line: CommandLine) -> None:
     assert "--run-dir" in run.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

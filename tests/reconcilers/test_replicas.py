@@ -351,6 +351,7 @@ def test_one_deployment_that_cannot_be_recorded_stops_no_other(small: Small) -> 
     )
 
 
+@pytest.mark.slow
 def test_rows_and_logs_of_a_crash_loop_are_pruned(small: Small) -> None:
     for start in range(1, ENDED_ROWS_KEPT + 6):
         small.driver.add_fault(Crash(start, after_ms=10))

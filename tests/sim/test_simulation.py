@@ -47,15 +47,13 @@ def test_a_planted_bug_is_caught_by_its_check(name: str, folder: Path) -> None:
     pytest.fail(f"{name} was not caught by {mutation.check!r}; caught: {caught}")
 
 
-def test_a_few_worlds_hold_every_check(folder: Path) -> None:
-    settled = 0
-    for seed in range(1_000, 1_003):
-        lines: list[str] = []
-        run_seed(seed, folder, tell=lines.append)
-        settled += "the world is at rest" in lines[-1]
-    assert settled == 3
+def test_a_world_holds_every_check(folder: Path) -> None:
+    lines: list[str] = []
+    run_seed(1_000, folder, tell=lines.append)
+    assert "the world is at rest" in lines[-1]
 
 
+@pytest.mark.slow
 def test_a_seed_replays_line_by_line(folder: Path) -> None:
     first: list[str] = []
     second: list[str] = []
