@@ -184,9 +184,13 @@ class Exchange:
             return
         self._route.turn += 1
         now = gateway.loop.time()
-        replica = pick(self._route.replicas, self._route.turn, now, self._tried)
-        if replica is None or len(self._tried) >= gateway.limits.attempts_max:
-            self._give_up(refusals.no_ready_replica(self._route.route))
+        limits, active = gateway.limits, self._route
+        most = limits.replica_inflight_max
+        replica = pick(active.replicas, active.turn, now, self._tried, most)
+        if replica is None or len(self._tried) >= limits.attempts_max:
+            is_full = any(other.inflight >= most for other in active.replicas)
+            full = refusals.replicas_full(active.route, most)
+            self._give_up(full if is_full else refusals.no_ready_replica(active.route))
             return
         self._tried.append(replica)
         self._replica = replica

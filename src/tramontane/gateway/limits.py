@@ -31,6 +31,7 @@ class Limits:
     error_bytes_max: int = 1024 * 1024  # an engine's error body
     stream_event_bytes_max: int = 8 * 1024 * 1024  # one event: a whole tool call, log-probs
     attempts_max: int = 3  # replicas tried for one request
+    replica_inflight_max: int = 1_024  # what waits longer in an engine's queue is given up on
     aside_s: float = 2.0  # a replica that refused a connection is skipped for this long
     pool_idle_s: float = 4.0  # below the 5 s after which llama.cpp and uvicorn hang up
     reuse_race_s: float = 1.0  # a kept connection that closes this soon had closed before

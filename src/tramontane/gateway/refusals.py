@@ -63,6 +63,15 @@ def model_not_found(model: str) -> Refusal:
     return Refusal(Code.MODEL_NOT_FOUND, message, "model")
 
 
+def replicas_full(route: Route, inflight_max: int) -> Refusal:
+    """Return the refusal of a model whose replicas all have as many requests as they can hold."""
+    message = (
+        f"each replica of the model {route.model!r} has {inflight_max} requests in flight; "
+        "try again, or scale the deployment up"
+    )
+    return Refusal(Code.NO_READY_REPLICA, message, "model", 1)
+
+
 def no_ready_replica(route: Route) -> Refusal:
     """Return the refusal of a model that nothing serves at the moment, with an honest wait."""
     wait_s = route.retry_after_s

@@ -55,14 +55,16 @@ class Entry:
 
     def settle(self, *, is_sent: bool) -> None:
         """Say whether the engine's connection took a byte of what `arm` announced."""
-        self.has_reached = self.has_reached or is_sent
-        if self._left_slot != _NO_SLOT:
-            self._meter.forget(self._left_slot)
-        if self.has_reached:
+        if is_sent:
+            self.has_reached = True
+        elif self.has_reached:  # an engine before this one got it
             self._meter.arm(self._slot)
         else:
             self._meter.forget(self._slot)
             self._slot = _NO_SLOT
+        if self._left_slot != _NO_SLOT:
+            self._meter.forget(self._left_slot)
+            self._left_slot = _NO_SLOT
 
     def note_reply(self, now_s: float) -> None:
         """Note when the engine began to answer."""

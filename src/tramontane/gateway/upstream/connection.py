@@ -14,6 +14,7 @@ import httptools
 from tramontane.gateway.upstream.replica import Replica
 
 Headers = list[tuple[bytes, bytes]]
+_HANG_UP_S: Final = 0.1  # a kept connection closed later than this was closed for its age
 _REPLY_HEAD_BYTES_MAX: Final = 64 * 1024
 
 
@@ -237,7 +238,8 @@ class UpstreamConnection(asyncio.Protocol):
             self.replica.ending.discard(self)
             if self.receiver is None and self in self.replica.idle:
                 self.replica.idle.remove(self)
-                self.note_hang_up()
+                if self._loop_time() - self.since < _HANG_UP_S:
+                    self.note_hang_up()
         receiver, self.receiver = self.receiver, None
         if receiver is None:
             return

@@ -77,9 +77,13 @@ class Replica:
 
 
 def pick(
-    replicas: Sequence[Replica], turn: int, now: float, tried: Sequence[Replica]
+    replicas: Sequence[Replica],
+    turn: int,
+    now: float,
+    tried: Sequence[Replica],
+    inflight_max: int,
 ) -> Replica | None:
-    """Return the least loaded replica that was not tried, or None.
+    """Return the least loaded replica that was not tried and has fewer than ``inflight_max``.
 
     Replicas set aside come last: when all are, one of them is still the best guess. ``turn``
     decides between equals.
@@ -89,7 +93,7 @@ def pick(
     best_load = (True, 0)
     for step in range(count):
         replica = replicas[(turn + step) % count]
-        if replica in tried or replica.is_retired:
+        if replica in tried or replica.is_retired or replica.inflight >= inflight_max:
             continue
         load = (replica.aside_until > now, replica.inflight)
         if best is None or load < best_load:
