@@ -42,9 +42,9 @@ bench: $(DEV_STAMP) ## Measure the data plane side by side with its peers
 	@$(BIN)/python -m bench.gateway
 
 lock: $(DEV_STAMP) ## Pin every dependency anew, by hash
-	@cd requirements && for name in run dev; do \
+	@cd requirements && for file in run.in dev.in clients/*.in; do \
 	  ../$(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 \
-	    --custom-compile-command "make lock" $$name.in -o $$name.txt; done
+	    --custom-compile-command "make lock" $$file -o $${file%.in}.txt; done
 
 debian: ## Install the Debian packages that the tests need (as root), or say what is missing
 	@bash tests/debian.sh
