@@ -112,6 +112,7 @@ def test_a_slow_reader_holds_the_engine_back(gateway: GatewayThread, engine: Stu
     wait_left(seen)
 
 
+@pytest.mark.slow
 def test_a_reader_that_stopped_is_dropped(
     gateway: GatewayThread, engine: StubEngine, control: StubControl
 ):
@@ -140,6 +141,7 @@ def test_a_long_reply_arrives_whole(gateway: GatewayThread):
     assert text == "".join("é" * 50_000 + str(number) for number in range(100))
 
 
+@pytest.mark.slow
 def test_idle_connections_are_closed(gateway: GatewayThread):
     began = time.monotonic()
     assert gateway.raw(b"", timeout_s=10) == b""

@@ -205,6 +205,7 @@ def test_stream_options_decide_where_the_usage_goes(
     assert [bool(chunk["choices"]) for chunk in chunks] == [True] * 5 + [False] * own_chunk
 
 
+@pytest.mark.slow
 def test_an_engine_that_says_nothing_is_given_up(gateway: GatewayThread, engine: StubEngine):
     began = time.monotonic()
     reply = gateway.chat(stub={"delay_s": 10})
@@ -217,6 +218,7 @@ def test_an_engine_that_says_nothing_is_given_up(gateway: GatewayThread, engine:
     assert engine.requests[0].ended == "left"
 
 
+@pytest.mark.slow
 def test_a_stream_that_stalls_is_cut(gateway: GatewayThread):
     body = json.dumps(chat_body(stream=True, stub={"pause_s": 1.6})).encode()
     assert b" 502 " in gateway.raw(post(CHAT, body, extra="Connection: close\r\n"))
@@ -284,6 +286,7 @@ def test_connections_to_an_engine_are_kept(gateway: GatewayThread, engine: StubE
     assert engine.connections == before
 
 
+@pytest.mark.slow
 def test_a_replica_killed_under_load_costs_only_what_it_was_serving(tmp_path: Path):
     with ExitStack() as stack:
         one, two = stack.enter_context(StubEngine()), stack.enter_context(StubEngine())
@@ -314,6 +317,7 @@ def test_a_replica_killed_under_load_costs_only_what_it_was_serving(tmp_path: Pa
         assert {event["request_id"] for event in events} == served
 
 
+@pytest.mark.slow
 def test_a_new_table_moves_requests_at_once_and_lets_old_ones_finish(tmp_path: Path):
     with (
         StubEngine() as one,
@@ -325,8 +329,10 @@ def test_a_new_table_moves_requests_at_once_and_lets_old_ones_finish(tmp_path: P
         ThreadPoolExecutor(4) as pool,
     ):
         slow = [pool.submit(gateway.stream, stub={"pause_s": 0.1, "chunks": 6}) for _ in range(4)]
-        while len(one.requests) < 4:
+        deadline = time.monotonic() + 3
+        while len(one.requests) < 4 and time.monotonic() < deadline:
             time.sleep(0.01)
+        assert len(one.requests) == 4
         route = replace(
             make_route([two.address]), replicas=make_route([two.address, two.address]).replicas[1:]
         )
@@ -424,6 +430,7 @@ def test_a_dial_that_hangs_is_given_up(tmp_path: Path):
         assert time.monotonic() - began < 4 * QUICK.connect_s + 1
 
 
+@pytest.mark.slow
 def test_a_client_may_leave_while_the_gateway_dials(tmp_path: Path):
     with ExitStack() as stack:
         full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))

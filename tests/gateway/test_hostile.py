@@ -222,6 +222,7 @@ def test_a_smuggled_second_request_is_not_served(gateway: GatewayThread, control
     assert all("secret" not in call.path for call in control.calls)
 
 
+@pytest.mark.slow
 def test_too_many_bytes_ahead_are_not_read(gateway: GatewayThread, engine: StubEngine):
     slow = json.dumps(chat_body(stub={"delay_s": 0.6})).encode()
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=5) as sock:
@@ -269,6 +270,7 @@ def test_a_stranger_cannot_send_a_long_body(gateway: GatewayThread):
         assert status_of(read_all(sock)) == 401
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "start",
     [
@@ -288,6 +290,7 @@ def test_a_slow_request_is_given_up(gateway: GatewayThread, start: bytes):
         assert status_of(reply) == 408
 
 
+@pytest.mark.slow
 def test_bytes_that_drip_do_not_keep_a_request_alive(gateway: GatewayThread):
     began = time.monotonic()
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=5) as sock:

@@ -68,6 +68,7 @@ def test_an_engine_that_hangs_is_not_ready(tmp_path: Path):
             wait_reason(gateway, "health check")
 
 
+@pytest.mark.slow
 def test_the_last_table_is_kept_private_and_used_without_a_control_plane(tmp_path: Path):
     with StubEngine() as engine:
         with StubControl(make_table(make_route([engine.address]))) as control:
