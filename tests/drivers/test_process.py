@@ -38,9 +38,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[ProcessCluster]:
+    before = zombies()  # of other rooms' tests, in the same process
     with open_cluster(tmp_path) as cluster:
         yield cluster
-    assert zombies() == []
+    assert set(zombies()) <= set(before)
 
 
 def test_nothing_is_inherited_and_secrets_are_private(

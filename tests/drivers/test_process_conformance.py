@@ -16,9 +16,10 @@ pytestmark = pytest.mark.slow
 class TestProcessDriver(DriverConformance):
     @pytest.fixture
     def cluster(self, tmp_path: Path) -> Iterator[ProcessCluster]:
+        before = zombies()  # of other rooms' tests, in the same process
         with open_cluster(tmp_path) as cluster:
             yield cluster
-        assert zombies() == []
+        assert set(zombies()) <= set(before)
 
     def test_a_view_is_quick(self, cluster: ProcessCluster) -> None:
         for _ in range(4):
