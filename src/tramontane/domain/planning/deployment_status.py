@@ -60,7 +60,7 @@ def summarize(reason: str | None) -> str:
     lines = [line.strip() for line in (reason or "").splitlines() if line.strip()]
     if not lines:
         return "no reason is known"
-    told = lines[0] if len(lines) == 1 else f"{lines[0]}: {lines[-1]}"
+    told = lines[0] if len(lines) == 1 else f"{lines[0].rstrip(':')}: {lines[-1]}"
     return told if len(told) <= SUMMARY_CHARS_MAX else f"{told[: SUMMARY_CHARS_MAX - 1]}…"
 
 
