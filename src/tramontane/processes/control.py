@@ -95,7 +95,7 @@ class _ControlPlane:
         hmac_key = bytes.fromhex(secrets.hmac_key)
         self._drivers: dict[str, Driver] = {
             settings.cluster: ProcessDriver(
-                settings.cluster,
+                "process",
                 home.path,
                 secrets.installation_id,
                 capacity=_capacity(settings),
