@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install
 # One line a package is the progress; warnings and errors come on stderr as always.
 SHOW := sed -un 's/^Collecting \([^ ]*\).*/  \1/p'
 
-.PHONY: help up test check sim golden bench lock debian clean
+.PHONY: help up test check lint types fast sim golden bench lock debian clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,17 +25,24 @@ test: $(DEV_STAMP) debian ## Install what the tests need, then run them all
 	@$(BIN)/python -m pytest -q
 
 check: $(DEV_STAMP) ## Format, lint, types, import contracts, fast tests (under a minute)
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types fast
+
+lint:
 	@$(BIN)/ruff format --check -q .
 	@$(BIN)/ruff check -q .
-	@$(BIN)/basedpyright --level error
 	@$(BIN)/lint-imports --no-cache | tail -n 12
+
+types:
+	@$(BIN)/basedpyright --level error
+
+fast:
 	@$(BIN)/python -m pytest -q -m "not slow" --hypothesis-profile quick
 
 sim: $(DEV_STAMP) ## Replay one simulated world: make sim SEED=4711
 	@$(BIN)/python -m tests.sim.run --seed $(or $(SEED),1)
 
 golden: $(DEV_STAMP) ## Rewrite the golden files; review the diff before you commit it
-	@TRAMONTANE_GOLDEN=1 $(BIN)/python -m pytest -q -m "not slow" tests
+	@TRAMONTANE_GOLDEN=1 $(MAKE) --no-print-directory fast
 	@git status --short tests/golden
 
 bench: $(DEV_STAMP) ## Measure the data plane side by side with its peers
