@@ -33,7 +33,7 @@ def bring_to_head(connection: Connection) -> None:
         return
     from tramontane.store.migrations import upgrade  # noqa: PLC0415 - see above
 
-    upgrade.run(connection)
+    upgrade.run(connection, HEAD)
     if connection.dialect.name == "sqlite":
         broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
         assert not broken, f"a migration broke references: {broken[:5]}"  # noqa: S101 - a bug
