@@ -168,7 +168,7 @@ def test_streams_that_are_left_free_the_engine(
         sock.close()
     began = time.monotonic()
     assert gateway.chat(max_tokens=2).status_code == 200
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15  # all 20 to their end would take far longer
     events = control.wait_events(before + 2)
     assert any(event["outcome"] == "cut" for event in events)
 

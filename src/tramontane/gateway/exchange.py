@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from tramontane.gateway.dispatch import Gateway
 
 LOG: Final = logging.getLogger("tramontane.gateway.exchange")
+_STREAM: Final = b"text/event-stream"
 _DONE: Final = b"data: [DONE]\n\n"
 _NO_TOKENS: Final[Tokens] = (0, 0, 0)
 
@@ -255,16 +256,21 @@ class Exchange:
 
     # From the engine.
 
-    def on_reply_head(self, status: int, headers: Headers) -> None:
+    def on_reply_head(self, status: int, headers: Headers) -> None:  # noqa: ARG002
         """Look at what kind of reply it is; nothing goes to the client before its first piece."""
         self._status = status
         self._pieces += 1
         call, entry = self._call, self._entry
         if entry is not None:
             entry.note_reply(self._gateway.loop.time())
-        if status == 200 and call is not None and _is_event_stream(headers):
+        if status == 200 and call is not None and self._is_event_stream():
             limit = self._gateway.limits.stream_event_bytes_max
             self._watch = StreamWatch(call.form, lead=self._endpoint.lead, event_bytes_max=limit)
+
+    def _is_event_stream(self) -> bool:
+        connection = self._connection
+        kind = connection.content_type if connection is not None else b""
+        return kind[: len(_STREAM)].lower() == _STREAM
 
     def on_reply_data(self, data: bytes) -> None:
         """Pass a piece of a stream on, or collect a reply that comes whole."""
@@ -470,10 +476,3 @@ class Exchange:
             self._client.closing_line(),
             b"" if self._request.is_http_10 else replies.CHUNKED,
         )
-
-
-def _is_event_stream(headers: Headers) -> bool:
-    for name, value in headers:
-        if name.lower() == b"content-type":
-            return value.lower().startswith(b"text/event-stream")
-    return False

@@ -88,6 +88,8 @@ class Bounded(msgspec.Struct, kw_only=True):
 
 def refused_field(value: dict[str, Any]) -> Refusal | None:
     """Return the refusal of a body that holds a field which may hurt others."""
+    if REFUSED.keys().isdisjoint(value):
+        return None
     for name, instead in REFUSED.items():
         if value.get(name) is not None:
             message = (
@@ -100,7 +102,7 @@ def refused_field(value: dict[str, Any]) -> Refusal | None:
 
 def ambiguous_pattern(value: dict[str, Any], engine: str) -> Refusal | None:
     """Return the refusal of a schema whose pattern could hang an engine that backtracks."""
-    if engine not in ENGINES_THAT_BACKTRACK:
+    if engine not in ENGINES_THAT_BACKTRACK or value.keys().isdisjoint(SCHEMA_FIELDS):
         return None
     for name in SCHEMA_FIELDS:
         for pattern in _patterns(value.get(name)):

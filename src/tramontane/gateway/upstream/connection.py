@@ -15,6 +15,7 @@ from tramontane.gateway.upstream.replica import Replica
 
 Headers = list[tuple[bytes, bytes]]
 _HANG_UP_S: Final = 0.1  # a kept connection closed later than this was closed for its age
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _REPLY_HEAD_BYTES_MAX: Final = 64 * 1024
 
 
@@ -79,6 +80,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_parser",
         "_status",
         "_transport",
+        "content_type",
         "has_no_body",
         "has_reply",
         "is_reused",
@@ -110,6 +112,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._is_complete = False
         self._is_keepable = False
         self._has_framing = False
+        self.content_type = b""
         self.has_no_body = False
         self.has_reply = False
 
@@ -224,10 +227,15 @@ class UpstreamConnection(asyncio.Protocol):
             self.close()  # bytes that nobody asked for
             return
         self.has_reply = True
+        if not self._status:
+            self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._break("it did not answer in HTTP")
+            return
+        if not self._status and self._head_bytes > _REPLY_HEAD_BYTES_MAX:
+            self._break("the headers of its reply have no end")
             return
         self._deliver()
 
@@ -262,16 +270,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header; those of trailers and of interim replies are dropped."""
-        if self._status:
-            return
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes > _REPLY_HEAD_BYTES_MAX:
-            msg = "the reply's headers are too large"
-            raise ValueError(msg)
-        self._headers.append((name, value))
-        lower = name.lower()
-        if lower in {b"content-length", b"transfer-encoding"}:
-            self._has_framing = True
+        if not self._status:
+            self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Note the status of a final reply; 1xx only announces one (RFC 9110, 15.2)."""
@@ -280,10 +280,15 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if status < 200:
             self._headers.clear()
-            self._has_framing = False
             return
         self._status = status
         self._is_head_new = True
+        for name, value in self._headers:
+            lower = name.lower()
+            if lower == b"content-type":
+                self.content_type = value
+            elif lower in _FRAMING:
+                self._has_framing = True
         if status in {204, 304} or self.has_no_body:
             self._has_framing = True
             self._is_complete = self.has_no_body
