@@ -166,11 +166,9 @@ def test_streams_that_are_left_free_the_engine(
     socks[0].recv(1000)
     for sock in socks:
         sock.close()
-    began = time.monotonic()
     assert gateway.chat(max_tokens=2).status_code == 200
-    assert time.monotonic() - began < 15  # all 20 to their end would take far longer
-    events = control.wait_events(before + 2)
-    assert any(event["outcome"] == "cut" for event in events)
+    outcomes = [event["outcome"] for event in control.wait_events(before + 21, 15)[before:]]
+    assert outcomes.count("cut") >= 15  # a few may have ended before their clients left
 
 
 def test_more_clients_than_slots_are_all_answered(stack: tuple[GatewayThread, StubControl]):
