@@ -79,7 +79,7 @@ Fd = Annotated[
 @app.callback()
 def root(
     context: typer.Context,
-    version: Annotated[  # noqa: FBT002
+    version: Annotated[  # noqa: FBT002 - an option, not a parameter
         bool, typer.Option("--version", help="Print the version and leave.")
     ] = False,
 ) -> None:
@@ -175,15 +175,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "tramontane"
         told = " ".join(error.format_message().split()).rstrip(".")
-        print(f"tramontane: error: {told}; see {path} --help", file=sys.stderr)  # noqa: T201
+        print(f"tramontane: error: {told}; see {path} --help", file=sys.stderr)
         code = error.exit_code
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        print("tramontane: error: the disk is full, output is lost", file=sys.stderr)  # noqa: T201
+        print("tramontane: error: the disk is full, output is lost", file=sys.stderr)
         code = ExitCode.FAILED
     except (typer.Abort, KeyboardInterrupt):
-        print("tramontane: stopped", file=sys.stderr)  # noqa: T201
+        print("tramontane: stopped", file=sys.stderr)
         code = ExitCode.INTERRUPTED
     sys.exit(code if isinstance(code, int) else 0)
 

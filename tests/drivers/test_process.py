@@ -340,7 +340,7 @@ def _post(address: str, path: str, body: dict[str, object]) -> dict[str, dict[st
 
 
 def _hidden_in_session(session: int | None) -> int | None:
-    for name in os.listdir("/proc"):  # noqa: PTH208
+    for name in os.listdir("/proc"):  # noqa: PTH208 - names are all that is needed
         fields = runner.stat_fields(int(name)) if name.isdigit() else None
         if fields is not None and int(fields[3]) == session and int(name) != session:
             return int(name) if b"A=b" in Path(f"/proc/{name}/environ").read_bytes() else None

@@ -42,6 +42,11 @@ def busy_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         yield system
 
 
+def _kill_at(endings: int, role: str, load: Load, system: System) -> None:
+    wait_for(lambda: len(load.endings) >= endings, f"{endings} endings", LOAD_MAX_S)
+    wait_for(lambda: system.processes(role), f"a {role} to kill")[0].kill()
+
+
 def storm(system: System, model: str) -> list[Ending]:
     """Make all the requests, killing as `KILLS` says."""
     asks = mixed_asks(model, REQUESTS, seed=11, leave_share=LEAVE_SHARE)
@@ -50,10 +55,7 @@ def storm(system: System, model: str) -> list[Ending]:
     thread.start()
     try:
         for threshold, role in KILLS:
-            reached = threshold
-            wait_for(lambda: len(load.endings) >= reached, f"{reached} endings", LOAD_MAX_S)  # noqa: B023
-            victims = wait_for(lambda: system.processes(role), f"a {role} to kill")  # noqa: B023
-            victims[0].kill()
+            _kill_at(threshold, role, load, system)
     finally:
         thread.join(LOAD_MAX_S)
         load.stop()

@@ -42,9 +42,9 @@ def open_stream(port: int, **stub: object) -> socket.socket:
 
 def eventually(check: object, timeout_s: float = 10.0) -> None:
     deadline = time.monotonic() + timeout_s
-    while not check() and time.monotonic() < deadline:  # type: ignore[operator]
+    while not check() and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert check()  # type: ignore[operator]
+    assert check()
 
 
 def exactly_once(control: StubControl, engine: StubEngine) -> None:

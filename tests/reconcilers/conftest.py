@@ -98,7 +98,7 @@ class CountingDatabase(Database):
 
     writes = 0
 
-    def write(self, fn):  # type: ignore[no-untyped-def]
+    def write(self, fn):
         self.writes += 1
         return super().write(fn)
 

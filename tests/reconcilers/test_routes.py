@@ -15,7 +15,7 @@ def key_of(number: int, **fields: object) -> ApiKey:
     key = ApiKey(
         typed_id(ids.API_KEY, number), PROJECT.id, "k", Role.MEMBER, f"hash-{number}", "…", NOW_MS
     )
-    return replace(key, **fields)  # type: ignore[arg-type]
+    return replace(key, **fields)
 
 
 def test_a_revision_is_published_for_each_change_only(small_on_both: Small) -> None:
@@ -46,8 +46,8 @@ def test_keys_are_known_while_they_can_be_used(small: Small) -> None:
     key, short = key_of(1), key_of(2, expires_at_ms=NOW_MS + 5_000)
 
     def insert(tx: object) -> None:
-        tenancy.insert_api_key(tx, key)  # type: ignore[arg-type]
-        tenancy.insert_api_key(tx, short)  # type: ignore[arg-type]
+        tenancy.insert_api_key(tx, key)
+        tenancy.insert_api_key(tx, short)
 
     small.db.write(insert)
     small.routes.step()
@@ -78,7 +78,7 @@ def test_a_slow_reconciler_publishes_nothing_old(sqlite_url: str) -> None:
     """It reads, another one publishes news, then it writes: what it writes is the news."""
 
     class Slow(CountingDatabase):
-        def write(self, fn):  # type: ignore[no-untyped-def]
+        def write(self, fn):
             if self.writes == 0:
                 self.writes += 1
                 other.want(stored_deployment())

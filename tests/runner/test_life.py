@@ -1,6 +1,7 @@
 """One engine's life under a real runner: start, serve, drain, end, and every way to die."""
 
 import concurrent.futures
+import functools
 import json
 import os
 import re
@@ -307,8 +308,8 @@ def test_a_full_disk_stops_reports_but_not_the_service(prepare: Prepare) -> None
 def test_on_a_full_disk_nothing_is_started(prepare: Prepare, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     run = prepare(tiny_launch("--mark", str(mark)))
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # noqa: E731
-    child = run.start("--detach", preexec_fn=limit)
+    nothing = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (0, 0))
+    child = run.start("--detach", preexec_fn=nothing)
     assert child.wait(10) == os.EX_CANTCREAT
     assert run.report == {}
     run.until_gone()

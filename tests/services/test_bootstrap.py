@@ -71,7 +71,7 @@ def crash_after(cloud: Cloud, writes: int) -> None:
         left[0] -= 1
         return real(fn)
 
-    cloud.db.write = write  # type: ignore[method-assign]
+    cloud.db.write = write
 
 
 @pytest.mark.parametrize("writes", [0, 1, 2, 3])
@@ -80,7 +80,7 @@ def test_a_kill_between_any_two_steps_is_made_good(empty_cloud: Cloud, writes: i
     crash_after(empty_cloud, writes)
     with pytest.raises(Crash):
         empty_cloud.bootstrap().run()
-    empty_cloud.db.write = real  # type: ignore[method-assign]
+    empty_cloud.db.write = real
     again = empty_cloud.bootstrap().run()
     assert counts(empty_cloud) == ONE_OF_EACH
     assert (again.keys is None) == (writes > 0), "texts are shown when the keys are made"

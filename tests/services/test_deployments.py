@@ -19,14 +19,14 @@ GIB = 1 << 30
 
 
 def create(cloud: Cloud, name: str = "chat", **wish: object) -> DescribedDeployment:
-    given = NewDeployment(**{"name": name, "model": "tramontane-demo"} | wish)  # type: ignore[arg-type]
+    given = NewDeployment(**{"name": name, "model": "tramontane-demo"} | wish)
     return cloud.services.deployments.create(cloud.member, given)
 
 
 def change(
     cloud: Cloud, ref: str = "chat", model: str | None = None, **fields: object
 ) -> DescribedDeployment:
-    wanted = SpecChange(**fields)  # type: ignore[arg-type]
+    wanted = SpecChange(**fields)
     return cloud.services.deployments.change(cloud.member, ref, wanted, model=model)
 
 
@@ -176,7 +176,7 @@ def test_a_correction_is_tried_at_once(cloud: Cloud) -> None:
 
     def fail(tx: object) -> None:
         failed = replace(made, failures=7, retry_at_ms=cloud.clock.now_ms() + 60_000, reason="x")
-        deployments.update(tx, made, failed)  # type: ignore[arg-type]
+        deployments.update(tx, made, failed)
 
     cloud.db.write(fail)
     assert change(cloud, replicas=2).deployment.failures == 7
@@ -189,7 +189,7 @@ def test_a_refused_change_changes_nothing(cloud: Cloud) -> None:
     create(cloud)
     for fields in ({"context_length": 9_999}, {"memory_bytes": 20 * GIB}, {"model": "none"}):
         with cloud.unchanged(), pytest.raises(RefusedError):
-            change(cloud, **fields)  # type: ignore[arg-type]
+            change(cloud, **fields)
 
 
 def test_scaling_is_possible_after_the_model_or_the_node_is_gone(cloud: Cloud) -> None:

@@ -30,7 +30,7 @@ def import_(cloud: Cloud, path: Path | str, name: str = "fresh", **given: str) -
         cloud.operator,
         name=name,
         path=str(path),
-        **given,  # type: ignore[arg-type]
+        **given,
     )
 
 

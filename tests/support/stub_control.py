@@ -145,7 +145,7 @@ class _Answering(BaseHTTPRequestHandler):
         control.calls.append(Call(self.command, self.path, headers, body))
         self._send(*control.reply)
 
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = _any  # noqa: N815
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = _any  # noqa: N815 - its names
 
     def _chunked(self) -> bytes:
         if self.headers.get("transfer-encoding") != "chunked":

@@ -59,7 +59,7 @@ def too_large(bytes_max: int) -> Refusal:
 
 
 async def _refused(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RefusedError)  # noqa: S101 - what it is registered for
+    assert isinstance(error, RefusedError)  # what it is registered for
     refusal = error.refusal
     field = (refusal.param or "").partition(".")[0]
     if field not in refusal.message:
@@ -83,7 +83,7 @@ async def _store_unavailable(_: Request, error: Exception) -> JSONResponse:
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     """Answer what the framework refuses: unknown paths, wrong methods, broken bodies."""
-    assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
+    assert isinstance(error, HTTPException)  # what it is registered for
     path = _shown(request.scope["path"])
     if error.status_code == 413:
         return reply(too_large(request.scope["tramontane.body_bytes_max"]))
@@ -106,7 +106,7 @@ def _methods(request: Request) -> list[str]:
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - what it is registered for
+    assert isinstance(error, RequestValidationError)  # what it is registered for
     return reply(explain(error.errors()))
 
 

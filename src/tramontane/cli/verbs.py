@@ -120,7 +120,8 @@ def verb(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callabl
                     action(Session(connection.client(), as_json), **given)
 
         kept = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
-        command.__signature__ = inspect.Signature([*kept, *_SHARED])  # pyright: ignore[reportFunctionMemberAccess]
+        signature = inspect.Signature([*kept, *_SHARED])
+        command.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess] - for Typer
         app.command(name, help=inspect.getdoc(action), epilog=EPILOG)(command)
         return action
 

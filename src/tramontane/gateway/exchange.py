@@ -178,7 +178,8 @@ class Exchange:
     def _attempt(self) -> None:
         """Send the request to the least loaded replica that was not tried yet."""
         gateway, call, key = self._gateway, self._call, self._key
-        assert call is not None and key is not None  # noqa: S101, PT018 - set before the first
+        assert call is not None  # this and the key are set before the first attempt
+        assert key is not None
         self._route = gateway.index.find(key.project_id, call.model) if gateway.index else None
         if self._route is None:
             self._give_up(refusals.model_not_found(call.model))
@@ -227,7 +228,7 @@ class Exchange:
     def _send(self, connection: UpstreamConnection, replica: Replica) -> bool:
         """Write the slot, then the request; False when the connection took no byte of it."""
         call, key, route, entry = self._call, self._key, self._route, self._entry
-        assert call and key and route and entry  # noqa: S101, PT018 - set before the first attempt
+        assert call and key and route and entry  # noqa: PT018 - set before the first attempt
         pieces = call.pieces_for(route.route.upstream_model)
         head = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
             replica.heads[self._endpoint.name],
@@ -256,7 +257,7 @@ class Exchange:
 
     # From the engine.
 
-    def on_reply_head(self, status: int, headers: Headers) -> None:  # noqa: ARG002
+    def on_reply_head(self, status: int, headers: Headers) -> None:  # noqa: ARG002 - not used
         """Look at what kind of reply it is; nothing goes to the client before its first piece."""
         self._status = status
         self._pieces += 1
@@ -315,7 +316,7 @@ class Exchange:
     def on_reply_broken(self, reason: str) -> None:
         """Try again where nothing can have happened yet (see above), else tell the client."""
         connection, self._connection = self._connection, None
-        assert connection is not None  # noqa: S101 - only the one in use reports to us
+        assert connection is not None  # only the one in use reports to us
         age_s = self._gateway.loop.time() - connection.since
         has_crossed = (
             connection.is_reused

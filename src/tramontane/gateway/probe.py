@@ -101,7 +101,7 @@ class _Question:
         if not self._answer.done():
             self._answer.set_result(answer)
 
-    def on_reply_head(self, status: int, headers: Headers) -> None:  # noqa: ARG002
+    def on_reply_head(self, status: int, headers: Headers) -> None:  # noqa: ARG002 - not used
         self._tell(None if status == 200 else f"the replica's health check answers {status}")
 
     def on_reply_data(self, data: bytes) -> None:
@@ -113,5 +113,5 @@ class _Question:
     def on_reply_broken(self, reason: str) -> None:
         self._tell(f"the replica's health check failed: {reason}")
 
-    def on_upload_paused(self, is_paused: bool) -> None:  # noqa: FBT001
+    def on_upload_paused(self, is_paused: bool) -> None:  # noqa: FBT001 - a plain event
         pass

@@ -204,7 +204,7 @@ class _ControlPlane:
 
     def _credentials(self, made: Bootstrapped, api_key: str, admin_key: str) -> Credentials:
         host = self._settings.host
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - not bound
         origin = f"http://{host}:{self._settings.port}"
         return Credentials(
             base_url=f"{origin}/v1",

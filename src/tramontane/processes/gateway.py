@@ -149,7 +149,7 @@ def _listen(fd: int | None, host: str, port: int) -> socket.socket:
         listener = socket.socket(fileno=fd)
     else:
         listener = socket.create_server((host, port), backlog=_BACKLOG)
-    listener.setblocking(False)  # noqa: FBT003
+    listener.setblocking(False)  # noqa: FBT003 - the library's signature
     return listener
 
 

@@ -49,7 +49,7 @@ TABLE: Final[tuple[Setting, ...]] = (
         None,
         "sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME; unset: SQLite in the home",
     ),
-    Setting("demo", True, "deploy the demo model at the first start"),  # noqa: FBT003
+    Setting("demo", True, "deploy the demo model at the first start"),  # noqa: FBT003 - a value
     Setting("demo_model", None, "GGUF file of the demo model; unset: the one that ships with us"),
     Setting("models_root", None, "models may only be imported from below this folder; unset: any"),
     Setting("cluster", "local", "name of this machine's cluster"),

@@ -231,7 +231,7 @@ class Database:
     @contextmanager
     def _own_turn(self) -> Generator[None]:
         """Hold this process's turn to write to SQLite; refuse a write inside a write."""
-        assert not getattr(self._thread, "is_writing", False), (  # noqa: S101 - a bug of ours
+        assert not getattr(self._thread, "is_writing", False), (  # a bug of ours
             "a write inside a write: hand the open transaction on instead"
         )
         self._thread.is_writing = True

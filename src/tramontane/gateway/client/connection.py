@@ -112,7 +112,7 @@ class ClientConnection(asyncio.Protocol):
     def reply(self, status: int, header_lines: bytes, body: bytes) -> None:
         """Answer the current request with a whole reply."""
         request = self.current
-        assert request is not None  # noqa: S101 - only its sink replies
+        assert request is not None  # only its sink replies
         head = b"%b%b%bx-request-id: %b\r\n%bcontent-length: %d\r\n\r\n" % (
             replies.status_line(status),
             self._gateway.date,
@@ -127,7 +127,7 @@ class ClientConnection(asyncio.Protocol):
     def closing_line(self) -> bytes:
         """Decide whether the connection outlives the current request; return what to say of it."""
         request = self.current
-        assert request is not None  # noqa: S101 - only its sink asks
+        assert request is not None  # only its sink asks
         if not request.is_complete or self._gateway.is_draining:
             request.keeps_alive = False
         return b"" if request.keeps_alive else replies.CLOSE
@@ -173,7 +173,7 @@ class ClientConnection(asyncio.Protocol):
         if not self._gateway.add_client(self):
             transport.abort()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's
         """Tell whoever is serving that nobody reads any more."""
         self._transport = None
         self._is_deaf = True
@@ -185,13 +185,13 @@ class ClientConnection(asyncio.Protocol):
         """The client is slower than the reply."""
         self._write_paused_since = self._gateway.loop.time()
         if self.current is not None and self.current.sink is not None:
-            self.current.sink.on_client_paused(True)  # noqa: FBT003
+            self.current.sink.on_client_paused(True)  # noqa: FBT003 - a plain event
 
     def resume_writing(self) -> None:
         """The client has caught up."""
         self._write_paused_since = 0.0
         if self.current is not None and self.current.sink is not None:
-            self.current.sink.on_client_paused(False)  # noqa: FBT003
+            self.current.sink.on_client_paused(False)  # noqa: FBT003 - a plain event
         self._next()
 
     def data_received(self, data: bytes) -> None:

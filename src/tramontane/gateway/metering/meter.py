@@ -94,29 +94,29 @@ class Meter:
     def begin(self, started: Started) -> int:
         """Write the admitted request into a slot and return it; `arm` makes the slot count."""
         table = self._table
-        assert table is not None  # noqa: S101 - `admit` opened it
+        assert table is not None  # `admit` opened it
         slot = table.claim(encode(started))
-        assert slot is not None  # noqa: S101 - `admit` looked
+        assert slot is not None  # `admit` looked
         return slot
 
     def arm(self, slot: int) -> None:
         """Make ``slot`` count from now on."""
-        assert self._table is not None  # noqa: S101
+        assert self._table is not None
         self._table.arm(slot)
 
     def forget(self, slot: int) -> None:
         """Take back a `begin` whose request reached no engine after all."""
-        assert self._table is not None  # noqa: S101
+        assert self._table is not None
         self._table.free(slot)
 
     def count(self, slot: int, chunks: int) -> None:
         """Set how many pieces of the stream have passed."""
-        assert self._table is not None  # noqa: S101
+        assert self._table is not None
         self._table.chunks[slot] = chunks
 
     def finish(self, slot: int, line: UsageLine) -> None:
         """Write the event, then free the slot. On a write error both wait for a better time."""
-        assert self._table is not None  # noqa: S101
+        assert self._table is not None
         try:
             fd = self._spool.append(encode(line))
         except OSError as error:

@@ -124,7 +124,8 @@ class Spool:
             os.close(fd)
 
     def _writing(self) -> tuple[int, Segment]:
-        assert self._fd is not None and self._current is not None  # noqa: S101, PT018
+        assert self._fd is not None
+        assert self._current is not None
         return self._fd, self._current
 
     def _seal(self, fd: int, segment: Segment) -> None:

@@ -259,12 +259,12 @@ class UpstreamConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The peer is slower than the upload."""
         if self.receiver is not None:
-            self.receiver.on_upload_paused(True)  # noqa: FBT003
+            self.receiver.on_upload_paused(True)  # noqa: FBT003 - a plain event
 
     def resume_writing(self) -> None:
         """The peer has caught up."""
         if self.receiver is not None:
-            self.receiver.on_upload_paused(False)  # noqa: FBT003
+            self.receiver.on_upload_paused(False)  # noqa: FBT003 - a plain event
 
     # What the parser calls.
 
