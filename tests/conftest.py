@@ -6,7 +6,14 @@ sets a number of examples or a deadline of its own: other work on the machine de
 example takes.
 """
 
+import signal
+
 from hypothesis import settings
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and every process that
+# a test starts would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("thorough", max_examples=200, deadline=None)
 settings.register_profile("quick", max_examples=20, deadline=None, derandomize=True)
