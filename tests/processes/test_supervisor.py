@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tramontane.processes.supervisor import FATAL_EXIT, Child, ChildFailedError, Supervisor
+from tramontane.processes.startup import FATAL_EXIT
+from tramontane.processes.supervisor import Child, ChildFailedError, Supervisor
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -29,7 +28,13 @@ from tramontane.drivers.base import Driver, DriverUnavailableError
 from tramontane.drivers.process import ProcessDriver
 from tramontane.drivers.process_node import machine_capacity
 from tramontane.engines.recipes import RECIPES
-from tramontane.processes.supervisor import FATAL_EXIT
+from tramontane.processes.startup import (
+    FATAL_EXIT,
+    inherited_or_listen,
+    origin,
+    refuse,
+    say,
+)
 from tramontane.reconcilers.loop import Loop
 from tramontane.reconcilers.metering import MeteringReconciler
 from tramontane.reconcilers.replicas import ReplicaReconciler
@@ -76,11 +81,12 @@ def run(
             db.migrate()
             control = _ControlPlane(settings, folder, secrets, db)
             control.bootstrap()
-            return control.serve(_socket(settings, fd), drain=fd is not None)
+            listener = inherited_or_listen(fd, settings.host, settings.port)
+            return control.serve(listener, drain=fd is not None)
     except (SettingsError, HomeError, NewerSchemaError, RefusedError) as error:
-        return _refuse(str(error), FATAL_EXIT)
+        return refuse(str(error), FATAL_EXIT)
     except (StoreUnavailableError, OSError) as error:
-        return _refuse(str(error), 1)
+        return refuse(str(error), 1)
 
 
 class _ControlPlane:
@@ -109,7 +115,7 @@ class _ControlPlane:
             self._clock,
             ids,
             wake_routes=self._wake_routes,
-            report=_say,
+            report=say,
         )
         routes = RouteReconciler(db, self._clock, secrets.hmac_key, self._probe)
         interval_s = settings.reconcile_interval_ms / 1000
@@ -149,7 +155,7 @@ class _ControlPlane:
         keys = made.keys
         if keys is None and known is None:
             keys = self._bootstrap.reissue_keys()
-            _say(f"{self._home.credentials_path} was missing: the first keys were renewed")
+            say(f"{self._home.credentials_path} was missing: the first keys were renewed")
         api_key = keys.api_key if keys else known.api_key if known else ""
         admin_key = keys.admin_key if keys else known.admin_key if known else ""
         wanted = self._credentials(made, api_key, admin_key)
@@ -169,7 +175,7 @@ class _ControlPlane:
         if drain and server.stopped_by == signal.SIGINT:
             left = self._replicas.drain_all(self._settings.drain_timeout_s)
             if left:
-                _say(f"{len(left)} replicas did not confirm their end")
+                say(f"{len(left)} replicas did not confirm their end")
         return 0
 
     def _loop(self, name: str, step: Callable[[], bool], interval_s: float, holder: str) -> Loop:
@@ -203,14 +209,12 @@ class _ControlPlane:
             return None
 
     def _credentials(self, made: Bootstrapped, api_key: str, admin_key: str) -> Credentials:
-        host = self._settings.host
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - not bound
-        origin = f"http://{host}:{self._settings.port}"
+        url = origin(self._settings.host, self._settings.port)
         return Credentials(
-            base_url=f"{origin}/v1",
+            base_url=f"{url}/v1",
             api_key=api_key,
             admin_key=admin_key,
-            console_url=f"{origin}/console",
+            console_url=f"{url}/console",
             organization=made.organization.name,
             project=made.project.name,
         )
@@ -247,16 +251,6 @@ class _Server(uvicorn.Server):
         self._end_waits()
 
 
-def _socket(settings: Settings, fd: int | None) -> socket.socket:
-    if fd is not None:
-        return socket.socket(fileno=fd)
-    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((settings.host, settings.port))
-    listener.listen()
-    return listener
-
-
 def _capacity(settings: Settings) -> Resources:
     """Return what replicas may reserve here: as set, else memory as it is and processors shared."""
     machine = machine_capacity()
@@ -274,15 +268,6 @@ def _demo_model(settings: Settings) -> Path | None:
     shipped = Path(tramontane.__file__).parents[2] / _DEMO_FILE
     chosen = settings.demo_model or shipped
     if settings.demo_model is None and not shipped.exists():
-        _say("the demo model did not come with this installation; set demo_model to deploy one")
+        say("the demo model did not come with this installation; set demo_model to deploy one")
         return None
     return chosen
-
-
-def _say(text: str) -> None:
-    print(f"tramontane: {text}", flush=True)
-
-
-def _refuse(text: str, status: int) -> int:
-    print(f"tramontane: error: {text}", file=sys.stderr, flush=True)
-    return status

@@ -8,7 +8,6 @@ import resource
 import secrets
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -25,13 +24,12 @@ from tramontane.gateway.dispatch import Gateway
 from tramontane.gateway.limits import Limits
 from tramontane.gateway.metering.meter import Meter
 from tramontane.gateway.metering.shipper import Shipper
+from tramontane.processes.startup import FATAL_EXIT, inherited_or_listen, refuse
 from tramontane.runtime import logs, parent, settings
 from tramontane.runtime.clock import SystemClock
 from tramontane.runtime.home import Home, HomeError
 
-_BACKLOG: Final = 4_096
 _LAST_SHIPPING_S: Final = 2.0  # what is not sent by then is sent by the next start
-_FATAL_EXIT: Final = 78  # EX_CONFIG: a restart would end the same way
 _GC_YOUNG: Final = 20_000  # exchanges free themselves; the collector is only a safety net
 
 
@@ -58,10 +56,10 @@ def run(  # noqa: PLR0917 - the command line's options, in its order
         links = (ControlLink(control, token), ControlLink(control, token))
         if fd is not None:
             parent.die_with_parent(os.getppid())
-        listener = _listen(fd, options.host, options.port)
+        listener = inherited_or_listen(fd, options.host, options.port)
+        listener.setblocking(False)  # noqa: FBT003 - the library's signature
     except (settings.SettingsError, HomeError, ValueError, OSError) as error:
-        print(f"tramontane gateway: error: {error}", file=sys.stderr)
-        return _FATAL_EXIT
+        return refuse(str(error), FATAL_EXIT)
     folder.gateway.mkdir(mode=0o700, parents=True, exist_ok=True)
     logs.configure(options.log_level, folder.logs / "gateway.log" if fd is not None else None)
     _allow_many_files()
@@ -142,15 +140,6 @@ async def _wait_for(is_so: Callable[[], bool]) -> None:
     deadline = loop.time() + _LAST_SHIPPING_S
     while not is_so() and loop.time() < deadline:
         await asyncio.sleep(0.02)
-
-
-def _listen(fd: int | None, host: str, port: int) -> socket.socket:
-    if fd is not None:
-        listener = socket.socket(fileno=fd)
-    else:
-        listener = socket.create_server((host, port), backlog=_BACKLOG)
-    listener.setblocking(False)  # noqa: FBT003 - the library's signature
-    return listener
 
 
 def _allow_many_files() -> None:

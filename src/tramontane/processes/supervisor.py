@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Final
 
-FATAL_EXIT: Final = 78  # EX_CONFIG of sysexits(3): a restart would end the same way
+from tramontane.processes.startup import FATAL_EXIT
+
 _PAUSES_S: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)  # before the n-th restart in a row
 _STEADY_S: Final = 30.0  # a child that lived this long starts over at the first pause
 

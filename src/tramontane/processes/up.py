@@ -14,17 +14,16 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
+from tramontane.processes.startup import listen, reachable, refuse, say
 from tramontane.processes.supervisor import Child, ChildFailedError, Supervisor
 from tramontane.runtime.home import Credentials, Home, HomeError
 from tramontane.runtime.parent import adopt_orphans
 from tramontane.runtime.settings import Settings, SettingsError, load
 
-_BACKLOG: Final = 4_096  # connections that may wait while the gateway restarts
 _POLL_S: Final = 0.1  # pause between two looks at /ready during the start
 _PATIENCE_S: Final = 60.0  # after this long without an answer, say what is being waited for
 _LAST_GRACE_S: Final = 15.0  # on top of the drain, before a child is killed
@@ -37,12 +36,12 @@ def run(home: Path | None, host: str | None, port: int | None) -> int:
         folder = Home(settings.home)
         folder.open()
     except (SettingsError, HomeError) as error:
-        return _refuse(str(error))
+        return refuse(str(error))
     try:
-        with _listening(settings.host, settings.port) as public, _listening("127.0.0.1", 0) as own:
+        with listen(settings.host, settings.port) as public, listen("127.0.0.1", 0) as own:
             return _Up(settings, folder, public, own).run()
     except OSError as error:
-        return _refuse(
+        return refuse(
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; "
             "choose another with --port N (0 picks a free one)"
         )
@@ -67,12 +66,12 @@ class _Up:
         self._gateway = _child("gateway", "gateway", settings, environment, public)
         url = f"http://127.0.0.1:{own.getsockname()[1]}"
         self._gateway.argv = (*self._gateway.argv, "--control", url)
-        self._supervisor = Supervisor((self._control, self._gateway), _say)
+        self._supervisor = Supervisor((self._control, self._gateway), say)
 
     def run(self) -> int:
         adopt_orphans()
         self._supervisor.listen_to_signals()
-        _say(f"Tramontane starts; home {self._settings.home}, logs in {self._home.logs}")
+        say(f"Tramontane starts; home {self._settings.home}, logs in {self._home.logs}")
         status = 0
         try:
             self._supervisor.start_all()
@@ -81,7 +80,7 @@ class _Up:
             while not self._supervisor.stop_requests:
                 self._supervisor.tend(None)
         except ChildFailedError as error:
-            _say(f"{error} cannot run; see the line above")
+            say(f"{error} cannot run; see the line above")
             status = 1
         self._stop()
         return status
@@ -93,17 +92,18 @@ class _Up:
             if answer is None:
                 return True
             if answer != told:
-                _say(f"waiting: {answer}")
+                say(f"waiting: {answer}")
                 told = answer
             if not complained and time.monotonic() - self._began_s > _PATIENCE_S:
-                _say(f"still not ready; the logs are in {self._home.logs}")
+                say(f"still not ready; the logs are in {self._home.logs}")
                 complained = True
             self._supervisor.tend(_POLL_S)
         return False
 
     def _ask_ready(self) -> str | None:
         """Return None once the demo deployment answers, else what is being waited for."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=2)
+        host = reachable(self._settings.host)
+        connection = http.client.HTTPConnection(host, self._port, timeout=2)
         try:
             connection.request("GET", "/ready")
             reply = connection.getresponse()
@@ -119,24 +119,22 @@ class _Up:
     def _announce(self) -> None:
         seconds = time.monotonic() - self._began_s
         credentials = self._home.read_credentials()
-        _say(f"ready after {seconds:.1f} s")
+        say(f"ready after {seconds:.1f} s")
         if credentials is None:
-            _say(
-                f"{self._home.credentials_path} is missing; stop and start again to renew the keys"
-            )
+            say(f"{self._home.credentials_path} is missing; stop and start again to renew the keys")
             return
         print(_greeting(credentials, self._home, demo=self._settings.demo), flush=True)
 
     def _stop(self) -> None:
         if self._supervisor.stop_requests < 2:
-            _say("stopping: requests in flight are finished first; Ctrl-C again ends at once")
+            say("stopping: requests in flight are finished first; Ctrl-C again ends at once")
         self._public.close()
         drain_s = self._settings.drain_timeout_s
         self._supervisor.stop(self._gateway, drain_s + _LAST_GRACE_S)
         # To the control plane SIGINT says that the machine stops: it drains the engines first.
         self._supervisor.stop(self._control, 2 * drain_s + _LAST_GRACE_S, signal.SIGINT)
         left = _end_leftovers(self._home.secrets().installation_id)
-        _say(f"stopped; ended {left} leftover processes" if left else "stopped")
+        say(f"stopped; ended {left} leftover processes" if left else "stopped")
 
 
 def _child(
@@ -155,16 +153,6 @@ def _exported(settings: Settings, port: int) -> dict[str, str]:
         if value is not None:
             environment[f"TRAMONTANE_{field.name.upper()}"] = str(value)
     return environment
-
-
-@contextlib.contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(_BACKLOG)
-        yield listener
 
 
 def _greeting(credentials: Credentials, home: Home, *, demo: bool) -> str:
@@ -207,12 +195,3 @@ def _end_leftovers(installation_id: str) -> int:
                 os.kill(int(entry.name), signal.SIGKILL)
                 ended += 1
     return ended
-
-
-def _say(text: str) -> None:
-    print(f"tramontane: {text}", flush=True)
-
-
-def _refuse(text: str) -> int:
-    print(f"tramontane: error: {text}", file=sys.stderr, flush=True)
-    return 1

@@ -1,0 +1,52 @@
+"""What the processes share as they start: their socket, their address, and what they say."""
+
+import socket
+import sys
+from typing import Final
+
+FATAL_EXIT: Final = 78  # EX_CONFIG of sysexits(3): a restart would end the same way
+_BACKLOG: Final = 4_096  # connections that may wait while the process that accepts them restarts
+_ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised, not bound
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on ``host`` (an address or a name); 0 is any free port.
+
+    Raises OSError.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def inherited_or_listen(fd: int | None, host: str, port: int) -> socket.socket:
+    """Return the supervisor's listening socket ``fd``, or one of our own when there is none."""
+    return listen(host, port) if fd is None else socket.socket(fileno=fd)
+
+
+def reachable(host: str) -> str:
+    """Return the address at which this machine reaches what listens on ``host``."""
+    return _ANY.get(host, host)
+
+
+def origin(host: str, port: int) -> str:
+    """Return the URL, without a path, at which this machine reaches what listens there."""
+    name = reachable(host)
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+def say(text: str) -> None:
+    """Tell whoever started the process something, in one line."""
+    print(f"tramontane: {text}", flush=True)
+
+
+def refuse(text: str, status: int = 1) -> int:
+    """Say why the process cannot run and return ``status``, its exit status."""
+    print(f"tramontane: error: {text}", file=sys.stderr, flush=True)
+    return status
