@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 # Usage is exact without it; rolling up only keeps the totals quick.
 _METERING_INTERVAL_S: Final = 5.0
 # A route or a revoked key that no reconciler was woken for is noticed within this.
-_ROUTES_INTERVAL_S: Final = 1.0
+_ROUTES_INTERVAL_S: Final = 2.0
 _FINISH_REQUESTS_S: Final = 5
 # Engines on CPUs wait for requests most of the time, so processors are promised several times
 # over. Memory is not: what is promised must be there.
