@@ -152,10 +152,18 @@ def test_a_body_that_is_not_json(system: System, path: str, body: bytes) -> None
     check_refusal(reply, 400, "", None, "JSON")
 
 
-def test_a_body_over_the_limit_of_the_management_api(system: System) -> None:
-    body = json.dumps({"name": "x" * (BODY_MAX_BYTES + 1)}).encode()
-    reply = send(system, "POST", "/cloud/v1/deployments", content=body)
-    check_refusal(reply, 413, "body_too_large", None, r"\d")
+@pytest.mark.parametrize("size_bytes", [BODY_MAX_BYTES + 64, 20 * BODY_MAX_BYTES])
+def test_a_body_over_the_limit_of_the_management_api(system: System, size_bytes: int) -> None:
+    body = json.dumps({"name": "x" * size_bytes}).encode()
+    for _ in range(5):  # the reply must not be lost in the reset of what nobody read
+        reply = send(system, "POST", "/cloud/v1/deployments", content=body)
+        check_refusal(reply, 413, "body_too_large", None, r"\d")
+
+
+def test_a_large_body_to_nowhere(system: System) -> None:
+    for _ in range(5):
+        reply = send(system, "POST", "/v1/files", content=b"x" * BODY_MAX_BYTES)
+        check_refusal(reply, 404, "not_found", None, "/v1/files")
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/chat/completions", "/cloud/v1/deployments"])

@@ -276,9 +276,14 @@ def running(home: Path, **settings: Any) -> Iterator[System]:
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether ``pid`` runs; a zombie does not."""
+    """Tell whether ``pid`` runs; a zombie does not, once the last of its threads has ended.
+
+    The first thread of a killed process may be a zombie while others still hold its sockets open.
+    """
+    folder = Path(f"/proc/{pid}")
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        state = (folder / "stat").read_text().rsplit(")", 1)[1].split()[0]
+        return state not in "ZX" or len(list((folder / "task").iterdir())) > 1
     except OSError:
         return False
 

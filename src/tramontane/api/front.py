@@ -1,5 +1,7 @@
 """What every request meets first: its id, the limit of its body and, if all fails, a clean 500."""
 
+import asyncio
+import contextlib
 import logging
 import re
 from typing import Final
@@ -17,6 +19,9 @@ _log = logging.getLogger(__name__)
 
 BODY_BYTES_MAX: Final = 1 << 20  # the largest body, sixty-four engine options, is under 50 kB
 REPORT_BYTES_MAX: Final = 4 << 20  # a gateway's thousand usage events take 650 kB
+# Of a body that was refused: as much as a client may send before it looks for the reply.
+DISCARDED_BYTES_MAX: Final = 64 << 20
+DISCARD_S: Final = 10.0
 _INTERNAL: Final = "/internal/"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -40,12 +45,13 @@ class Front:
         scope["tramontane.body_bytes_max"] = bytes_max
         # Both /x and /x/ mean /x: a redirect would lose the body in some clients.
         scope["path"] = path.rstrip("/") or "/"
-        out = _Out(send, request_id)
+        body = _Body(receive, bytes_max)
+        out = _Out(send, request_id, body)
         if _stated_bytes(headers) > bytes_max:
             await errors.reply(errors.too_large(bytes_max))(scope, receive, out.send)
             return
         try:
-            await self._app(scope, _limited(receive, bytes_max), out.send)
+            await self._app(scope, body.receive, out.send)
         except Exception as error:
             if out.has_started:
                 raise
@@ -63,12 +69,44 @@ class Front:
         return given if _REQUEST_ID.fullmatch(given) else self._ids.new(kinds.REQUEST)
 
 
+class _Body:
+    """A request's body on its way in: bounded, and read on when nobody wants it."""
+
+    def __init__(self, receive: Receive, bytes_max: int) -> None:
+        self._receive = receive
+        self._bytes_max = bytes_max
+        self._received = 0
+        self.has_ended = False
+
+    async def receive(self) -> Message:
+        """Return the next piece; 413 beyond the bound, also of a body of unstated length."""
+        message = await self._next()
+        if self._received > self._bytes_max:
+            raise HTTPException(413)
+        return message
+
+    async def discard(self) -> None:
+        """Read the rest away: a connection closed over unread bytes is reset, reply and all."""
+        end = self._received + DISCARDED_BYTES_MAX
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DISCARD_S):
+                while not self.has_ended and self._received < end:
+                    await self._next()
+
+    async def _next(self) -> Message:
+        message = await self._receive()
+        self._received += len(message.get("body", b""))
+        self.has_ended = not message.get("more_body", False)
+        return message
+
+
 class _Out:
     """Adds the headers that every reply carries."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, request_id: str, body: _Body) -> None:
         self._send = send
         self._request_id = request_id
+        self._body = body
         self.has_started = False
 
     async def send(self, message: Message) -> None:
@@ -77,24 +115,14 @@ class _Out:
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self._request_id
             headers["cache-control"] = "no-store"
+        elif not (message.get("more_body", False) or self._body.has_ended):
+            # The server may close the connection after the last piece, so that one is empty.
+            await self._send({**message, "more_body": True})
+            await self._body.discard()
+            message = {"type": "http.response.body"}
         await self._send(message)
 
 
 def _stated_bytes(headers: Headers) -> int:
     stated = headers.get("content-length", "0")
     return int(stated) if stated.isdecimal() and len(stated) < 20 else 0
-
-
-def _limited(receive: Receive, bytes_max: int) -> Receive:
-    """Return ``receive`` with an end at ``bytes_max``: a chunked body does not state its length."""
-    received = 0
-
-    async def limited() -> Message:
-        nonlocal received
-        message = await receive()
-        received += len(message.get("body", b""))
-        if received > bytes_max:
-            raise HTTPException(413)
-        return message
-
-    return limited
