@@ -22,6 +22,14 @@ def test_an_option_beats_the_environment_which_beats_the_file(tmp_path: Path) ->
     assert (settings.port, settings.host, settings.cluster) == (3, "b", "file")
 
 
+def test_paths_begin_at_the_folder_and_links_are_kept(tmp_path: Path) -> None:
+    """A virtual environment's interpreter is a link: resolved, it would lose its packages."""
+    (tmp_path / "python").symlink_to("/usr/bin/env")
+    settings = load({}, {"TRAMONTANE_VLLM_PYTHON": "python", "TRAMONTANE_HOME": "/srv/t"}, tmp_path)
+    assert settings.vllm_python == tmp_path / "python"
+    assert settings.home == Path("/srv/t")
+
+
 def test_an_empty_variable_counts_as_unset(tmp_path: Path) -> None:
     assert load({}, {"TRAMONTANE_PORT": ""}, tmp_path).port == 8080
 

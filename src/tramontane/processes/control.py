@@ -5,6 +5,7 @@ Ends on SIGTERM and leaves the engines alone, so that it can be restarted under 
 replica is drained before it ends.
 """
 
+import asyncio
 import contextlib
 import gc
 import logging
@@ -21,13 +22,14 @@ from fastapi import FastAPI
 
 import tramontane
 from tramontane.api.app import create_app
+from tramontane.domain.launch import PYTHON
 from tramontane.domain.refusal import RefusedError
 from tramontane.domain.replica import Replica
 from tramontane.domain.resources import Resources
 from tramontane.drivers.base import Driver, DriverUnavailableError
 from tramontane.drivers.process import ProcessDriver
 from tramontane.drivers.process_node import machine_capacity
-from tramontane.engines.recipes import RECIPES
+from tramontane.engines.recipes import make_recipes
 from tramontane.processes.startup import (
     FATAL_EXIT,
     inherited_or_listen,
@@ -56,6 +58,7 @@ _METERING_INTERVAL_S: Final = 5.0
 # A route or a revoked key that no reconciler was woken for is noticed within this.
 _ROUTES_INTERVAL_S: Final = 2.0
 _FINISH_REQUESTS_S: Final = 5
+_TICK_S: Final = 1.0
 # Engines on CPUs wait for requests most of the time, so processors are promised several times
 # over. Memory is not: what is promised must be there.
 _CPU_OVERCOMMIT: Final = 4
@@ -107,11 +110,12 @@ class _ControlPlane:
                 capacity=_capacity(settings),
             )
         }
+        recipes = make_recipes(vllm_python=str(settings.vllm_python or PYTHON))
         holder = f"{socket.gethostname()}-{secrets.installation_id}"
         self._replicas = ReplicaReconciler(
             db,
             self._drivers,
-            RECIPES,
+            recipes,
             self._clock,
             ids,
             wake_routes=self._wake_routes,
@@ -129,7 +133,7 @@ class _ControlPlane:
             clock=self._clock,
             ids=ids,
             hmac_key=hmac_key,
-            recipes=RECIPES,
+            recipes=recipes,
             models_root=settings.models_root,
             logs=self._lines_of,
             plan=self._replicas.report_plan,
@@ -221,7 +225,10 @@ class _ControlPlane:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn with our signals: it remembers which one asked it to stop."""
+    """uvicorn with our signals, and ticking once a second rather than ten times.
+
+    It remembers which signal asked it to stop.
+    """
 
     def __init__(self, app: FastAPI) -> None:
         super().__init__(
@@ -238,6 +245,7 @@ class _Server(uvicorn.Server):
         )
         self.stopped_by: int | None = None
         self._end_waits: Callable[[], None] = app.state.revision_watch.close
+        self._wake_loop: Callable[[], object] = lambda: None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -245,10 +253,18 @@ class _Server(uvicorn.Server):
             signal.signal(number, self._stop)
         yield
 
+    async def main_loop(self) -> None:
+        stopped, loop = asyncio.Event(), asyncio.get_running_loop()
+        self._wake_loop = lambda: loop.call_soon_threadsafe(stopped.set)
+        while not await self.on_tick(0):  # renews the Date header
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopped.wait(), _TICK_S)
+
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         self.stopped_by = number
         self.should_exit = True
         self._end_waits()
+        self._wake_loop()
 
 
 def _capacity(settings: Settings) -> Resources:

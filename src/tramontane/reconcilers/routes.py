@@ -14,7 +14,7 @@ class RouteReconciler:
     """Keeps the published route table equal to what is recorded.
 
     ``hmac_key`` is what gateways hash keys with. ``probe`` returns the id of the deployment that
-    ``/ready`` asks about, or None. ``on_published`` is called after each new revision.
+    ``/ready`` asks about, or None.
     """
 
     def __init__(
@@ -23,13 +23,11 @@ class RouteReconciler:
         clock: Clock,
         hmac_key: str,
         probe: Callable[[], str | None] = lambda: None,
-        on_published: Callable[[], None] = lambda: None,
     ) -> None:
         self._db = db
         self._clock = clock
         self._hmac_key = hmac_key
         self._probe = probe
-        self._on_published = on_published
         self._published: RouteTable | None = None
 
     def step(self) -> bool:
@@ -45,8 +43,6 @@ class RouteReconciler:
         self._published = self._db.write(
             lambda tx: routes.publish(tx, self._table(tx, now_ms, probe_id))
         )
-        if self._published.revision != revision:
-            self._on_published()
         return False
 
     def _table(self, tx: Transaction, now_ms: int, probe_id: str | None) -> RouteTable:

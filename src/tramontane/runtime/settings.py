@@ -52,6 +52,11 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting("demo", True, "deploy the demo model at the first start"),  # noqa: FBT003 - a value
     Setting("demo_model", None, "GGUF file of the demo model; unset: the one that ships with us"),
     Setting("models_root", None, "models may only be imported from below this folder; unset: any"),
+    Setting(
+        "vllm_python",
+        None,
+        "Python interpreter of vLLM's own environment; unset: the one that runs Tramontane",
+    ),
     Setting("cluster", "local", "name of this machine's cluster"),
     Setting(
         "node_cpu_millicores",
@@ -84,6 +89,7 @@ class Settings:
     demo: bool
     demo_model: Path | None
     models_root: Path | None
+    vllm_python: Path | None
     cluster: str
     node_cpu_millicores: int | None
     node_memory_bytes: int | None
@@ -181,7 +187,7 @@ def _finish(values: dict[str, Any], folder: Path) -> Settings:
     if values["log_level"] not in {"debug", "info", "warning", "error"}:
         msg = f"log_level must be debug, info, warning or error, not {values['log_level']!r}"
         raise SettingsError(msg)
-    for name in ("home", "demo_model", "models_root"):
+    for name in ("home", "demo_model", "models_root", "vllm_python"):
         if values[name] is not None:
             values[name] = folder / Path(values[name]).expanduser()
     if values["database_url"] is None:
