@@ -1,18 +1,47 @@
-"""docs/cli.md has every command with its arguments and options; the glossary has every noun."""
+"""docs/cli.md has every command with its arguments and options; the glossary has every noun.
+
+Command lines that a page shows can be typed as they stand.
+"""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import typer
+from typer.core import TyperGroup
 
 from tests.support.command_tree import Found, commands
 from tramontane.cli.exits import ExitCode
-from tramontane.main import COMMANDS
+from tramontane.main import COMMANDS, app
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 PAGE = (DOCS / "cli.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^### `(tramontane[^`]*)`\n(.*?)(?=^##|\Z)", PAGE, re.S | re.M))
+BLOCK = re.compile(r"^```[a-z]*\n(.*?)^```", re.S | re.M)
 SHARED = {"--json", "--base-url", "--api-key", "--home"}
+
+
+def shown() -> list[str]:
+    """Return the command lines in code blocks of the documentation."""
+    pages = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+    blocks = [block for page in pages for block in BLOCK.findall(page.read_text(encoding="utf-8"))]
+    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    typed = [line.removeprefix("$ ").removeprefix(".venv/bin/") for line in lines]
+    return sorted({line for line in typed if line.startswith("tramontane ")})
+
+
+@pytest.mark.parametrize("line", shown())
+def test_a_command_line_that_is_shown_can_be_typed(line: str) -> None:
+    _, *words = shlex.split(line)
+    command = typer.main.get_command(app)
+    context = command.make_context("tramontane", words)
+    while isinstance(command, TyperGroup):
+        rest = [*context._protected_args, *context.args]
+        name, command, rest = command.resolve_command(context, rest)
+        assert command is not None
+        context = command.make_context(name, rest, parent=context)  # refuses what does not fit
 
 
 def heading_of(found: Found) -> str:

@@ -1,7 +1,7 @@
 """Refusals: expected "no" answers, as values that travel up to one error table.
 
-A `Refused` says what was wrong, what was expected and what to do next. `api/errors.py` and the
-gateway turn its `code` into a status; nothing else does.
+A `Refusal` says what was wrong, what was expected and what to do next. The table in
+`wire/errors.py` turns its `code` into a status for the API and the gateway; nothing else does.
 """
 
 from dataclasses import dataclass

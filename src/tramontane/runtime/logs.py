@@ -1,4 +1,4 @@
-"""Logging: one line of ``key=value`` context per record, never a prompt, answer, key or secret."""
+"""Logging: times in UTC, to a file or to stderr; never a prompt, an answer, a key or a secret."""
 
 import logging
 import sys

@@ -240,15 +240,12 @@ class SubjectStoryQuery(StoryQuery):
 
 
 class UsageQuery(Query):
-    """Which usage to add up, and by what. Totals are kept by the hour."""
+    """Which usage to add up, and by what; the range counts when a request started."""
 
-    from_ms: Annotated[
-        types.TimeMs,
-        Field(description="First millisecond since 1970 UTC, rounded down to an hour."),
-    ] = 0
-    to_ms: Annotated[
-        types.TimeMs, Field(description="Millisecond to stop before, rounded up to an hour.")
-    ] = types.TIME_MS_MAX
+    from_ms: Annotated[types.TimeMs, Field(description="From this millisecond since 1970 UTC.")] = 0
+    to_ms: Annotated[types.TimeMs, Field(description="Up to, but without, this millisecond.")] = (
+        types.TIME_MS_MAX
+    )
     group_by: Annotated[
         Literal["hour", "project", "api_key", "model", "none"],
         Field(description="What each line of the answer stands for."),
