@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.system import DEMO, System, wait_for
+from tests.support.system import DEMO, System
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -186,9 +187,9 @@ def test_no_key_at_all(system: System) -> None:
 def test_a_revoked_key_is_refused_within_five_seconds(system: System) -> None:
     made = system.cloud("POST", "/api-keys", json={"name": "bad-input-key"})
     key = made["secret"] if "secret" in made else made["key"]
-    wait_for(lambda: system.chat(key=key).status_code == 200, "the new key to be known", 5)
+    until(lambda: system.chat(key=key).status_code == 200, "the new key to be known", 5)
     system.cloud("DELETE", f"/api-keys/{made['id']}")
-    wait_for(lambda: system.chat(key=key).status_code == 401, "the key's end", REVOKED_MAX_S)
+    until(lambda: system.chat(key=key).status_code == 401, "the key's end", REVOKED_MAX_S)
     check_refusal(system.chat(key=key), 401, "invalid_api_key", None, "key")
     reply = send(system, "GET", "/cloud/v1/deployments", key=key)
     check_refusal(reply, 401, "invalid_api_key", None, "key")

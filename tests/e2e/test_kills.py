@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.support.system import Process, System, is_alive, wait_for
+from tests.support.system import Process, System, is_alive
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -15,7 +16,7 @@ BACK_MAX_S = 20.0  # from the kill until a request is answered again
 
 
 def wait_until_back(system: System) -> None:
-    wait_for(system.serves, "an answer after the kill", BACK_MAX_S)
+    until(system.serves, "an answer after the kill", BACK_MAX_S)
 
 
 def wait_until_said(system: System, *words: str) -> None:
@@ -25,14 +26,14 @@ def wait_until_said(system: System, *words: str) -> None:
         return any(all(word in line for word in words) for line in system.said().splitlines())
 
     try:
-        wait_for(look, f"a line with {words}", BACK_MAX_S)
+        until(look, f"a line with {words}", BACK_MAX_S)
     except AssertionError as error:
         raise AssertionError(f"{error}\n{system.said()}\n{system.logs()}") from None
 
 
 def engine_of(system: System) -> Process:
     """Return the one engine, once there is exactly one."""
-    wait_for(lambda: len(system.processes("engine")) == 1, "one engine", BACK_MAX_S)
+    until(lambda: len(system.processes("engine")) == 1, "one engine", BACK_MAX_S)
     return system.only("engine")
 
 
@@ -51,7 +52,7 @@ def test_the_control_plane_killed(own_system: System) -> None:
     control = own_system.only("control")
     control.kill()
     assert own_system.serves()  # the data plane outlives the control plane
-    wait_for(lambda: own_system.processes("control"), "the next control plane")
+    until(lambda: own_system.processes("control"), "the next control plane")
     wait_until_said(own_system, "control plane", str(control.pid), "SIGKILL")
     wait_until_said(own_system, "found", str(engine.replica_id))
     assert own_system.deployment()["ready_replicas"] == 1
@@ -62,7 +63,7 @@ def test_the_control_plane_killed(own_system: System) -> None:
 def test_the_engine_killed(own_system: System) -> None:
     engine = engine_of(own_system)
     engine.kill()
-    wait_for(lambda: not is_alive(engine.pid), "the end of the engine")
+    until(lambda: not is_alive(engine.pid), "the end of the engine")
     wait_until_back(own_system)
     assert engine_of(own_system).replica_id != engine.replica_id
     failed = own_system.cloud("GET", f"/replicas/{engine.replica_id}")
@@ -73,7 +74,7 @@ def test_the_engine_killed(own_system: System) -> None:
 def test_the_runner_killed(own_system: System) -> None:
     engine = engine_of(own_system)
     own_system.only("runner").kill()
-    wait_for(lambda: not is_alive(engine.pid), "the end of the engine without a runner")
+    until(lambda: not is_alive(engine.pid), "the end of the engine without a runner")
     wait_until_back(own_system)
     assert engine_of(own_system).replica_id != engine.replica_id
 
@@ -81,7 +82,7 @@ def test_the_runner_killed(own_system: System) -> None:
 def test_the_supervisor_killed(own_system: System) -> None:
     engine = engine_of(own_system)
     own_system.kill_up()
-    wait_for(
+    until(
         lambda: {p.role for p in own_system.processes()} == {"runner", "engine"},
         "the end of control plane and gateway without their supervisor",
     )
@@ -112,13 +113,13 @@ def test_an_engine_that_nobody_remembers_is_ended(own_system: System) -> None:
     own_system.start()
     orphan = engine_of(own_system)
     own_system.kill_up()
-    wait_for(lambda: not own_system.processes("control"), "the end of the control plane")
+    until(lambda: not own_system.processes("control"), "the end of the control plane")
     assert is_alive(orphan.pid)
     for suffix in ("-wal", "-shm"):
         database.with_name(database.name + suffix).unlink(missing_ok=True)
     shutil.copy2(backup, database)
     own_system.start()
-    wait_for(lambda: not is_alive(orphan.pid), "the end of the orphan")
+    until(lambda: not is_alive(orphan.pid), "the end of the orphan")
     wait_until_said(own_system, "orphan", str(orphan.replica_id))
     wait_until_back(own_system)
     assert engine_of(own_system).replica_id != orphan.replica_id

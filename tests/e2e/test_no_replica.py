@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.random_gguf import write_random_gguf
-from tests.support.system import System, wait_for
+from tests.support.system import System
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -24,7 +25,7 @@ def broken(system: System, tmp_path: Path) -> Iterator[str]:
     system.cloud("POST", "/deployments", json={"name": NAME, "model": NAME})
     yield NAME
     dead = system.cloud("DELETE", f"/deployments/{NAME}")
-    wait_for(
+    until(
         lambda: not [p for p in system.processes() if p.replica_id and is_of(system, p, dead)],
         "the end of its processes",
     )
@@ -45,6 +46,7 @@ def test_it_says_why_and_when(system: System, broken: str) -> None:
     replicas = system.pages("/replicas", deployment=failed["id"])
     assert {replica["status"] for replica in replicas} <= {"failed", "pending", "starting"}
     assert "output_norm.weight" in str(replicas)  # the engine's own words
+    until(lambda: system.chat(model=broken).status_code == 503, "its route", 5)
     for is_stream in (False, True):
         reply = system.chat(model=broken, stream=is_stream)
         assert reply.status_code == 503, reply.text

@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from tests.support import client_envs
-from tests.support.system import DEMO, System, wait_for
+from tests.support.system import DEMO, System
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -167,7 +168,7 @@ def used_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     system = System(tmp_path_factory.mktemp("used") / "home")
     system.start()
     assert system.serves()
-    wait_for(system.usage_events, "the usage event")
+    until(system.usage_events, "the usage event")
     status, _ = system.stop()
     assert status == 0
     yield system

@@ -17,7 +17,8 @@ import pytest
 
 from tests.support.load import Ending, Load, mixed_asks
 from tests.support.outside_engine import outside_engine
-from tests.support.system import DEMO, System, running, wait_for
+from tests.support.system import DEMO, System, running
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -43,12 +44,13 @@ def busy_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 def _kill_at(endings: int, role: str, load: Load, system: System) -> None:
-    wait_for(lambda: len(load.endings) >= endings, f"{endings} endings", LOAD_MAX_S)
-    wait_for(lambda: system.processes(role), f"a {role} to kill")[0].kill()
+    until(lambda: len(load.endings) >= endings, f"{endings} endings", LOAD_MAX_S)
+    until(lambda: system.processes(role), f"a {role} to kill")[0].kill()
 
 
 def storm(system: System, model: str) -> list[Ending]:
     """Make all the requests, killing as `KILLS` says."""
+    killed_before = system.said().count("was ended by SIGKILL")
     asks = mixed_asks(model, REQUESTS, seed=11, leave_share=LEAVE_SHARE)
     load = Load(system.port, system.api_key, asks, CONNECTIONS)
     thread = threading.Thread(target=lambda: asyncio.run(load.run()))
@@ -61,6 +63,7 @@ def storm(system: System, model: str) -> list[Ending]:
         load.stop()
         thread.join(60)
     assert not thread.is_alive()
+    assert system.said().count("was ended by SIGKILL") == killed_before + len(KILLS)
     return load.endings
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.load import Ending, Load, endless_asks
-from tests.support.system import DEMO, System, wait_for
+from tests.support.system import DEMO, System
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -39,7 +40,7 @@ class SteadyLoad:
     def go_on(self, requests: int = 40) -> None:
         """Wait until another ``requests`` were answered."""
         wanted = self.answered + requests
-        wait_for(lambda: self.answered >= wanted, f"{requests} more answers")
+        until(lambda: self.answered >= wanted, f"{requests} more answers")
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def scale(system: System, replicas: int) -> None:
         lambda d: d["status"] == "ready" and d["ready_replicas"] == replicas,
         f"ready with {replicas} replicas",
     )
-    wait_for(lambda: len(system.processes("engine")) == replicas, f"{replicas} engines")
+    until(lambda: len(system.processes("engine")) == replicas, f"{replicas} engines")
 
 
 def failures(endings: list[Ending]) -> list[Ending]:
@@ -83,7 +84,7 @@ def test_scaling_up_and_down_fails_no_request(own_system: System, load: SteadyLo
     endings = load.stop()
     assert not failures(endings), told(failures(endings))
     assert len(endings) > 100
-    wait_for(
+    until(
         lambda: len({event["replica_id"] for event in own_system.usage_events()}) >= 3,
         "usage of three replicas",
     )
@@ -131,7 +132,7 @@ def test_a_killed_engine_fails_only_what_it_was_answering(
         assert ending.began_s <= gone_s, f"killed {killed_s:.3f}-{gone_s:.3f}: {told([ending])}"
         assert ending.ended_s >= killed_s, f"killed {killed_s:.3f}-{gone_s:.3f}: {told([ending])}"
     known = {ending.request_id for ending in failed if ending.request_id}
-    wait_for(
+    until(
         lambda: known <= {event["request_id"] for event in own_system.usage_events()},
         "the usage of what was cut",
     )
