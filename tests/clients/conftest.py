@@ -11,7 +11,8 @@ import pytest
 
 from tests.support import client_envs
 from tests.support.outside_engine import outside_engine
-from tests.support.system import DEMO, System, running, wait_for
+from tests.support.system import DEMO, System, running
+from tests.support.waiting import until
 
 RESTING: Final = "resting"  # a deployment that nothing serves
 
@@ -31,7 +32,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         running_system.cloud(
             "POST", "/deployments", json={"name": RESTING, "model": model, "replicas": 0}
         )
-        wait_for(lambda: RESTING in _served(running_system), "the resting deployment's route")
+        until(lambda: RESTING in _served(running_system), "the resting deployment's route")
         yield running_system
 
 
@@ -98,7 +99,7 @@ def events_of(
                 found.setdefault(event["request_id"], []).append(event)
             return found if served <= found.keys() else None
 
-        return wait_for(arrived, f"the usage events of {client}", 20)
+        return until(arrived, f"the usage events of {client}", 20)
 
     return read
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support import recording_engine
-from tests.support.system import System, wait_for
+from tests.support.system import System
+from tests.support.waiting import until
 from tramontane.domain import ids
 from tramontane.domain.catalog import Model, ModelVersion, WeightsFormat
 from tramontane.domain.deployment import Deployment, DeploymentSpec, DeploymentStatus
@@ -46,11 +47,9 @@ def outside_engine(system: System, folder: Path, name: str = "outside") -> Itera
     command = [sys.executable, str(script), "--log", str(log), "--port-file", str(port_file)]
     with subprocess.Popen(command) as process:
         try:
-            wait_for(port_file.exists, "the recording engine")
+            until(port_file.exists, "the recording engine")
             _record(system, name, f"127.0.0.1:{port_file.read_text()}")
-            wait_for(
-                lambda: system.chat(model=name).status_code == 200, "the route to the engine", 30
-            )
+            until(lambda: system.chat(model=name).status_code == 200, "the route to the engine", 30)
             yield OutsideEngine(name, log)
         finally:
             process.kill()

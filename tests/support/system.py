@@ -15,17 +15,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import httpx
+
+from tests.support.waiting import until
 
 DEMO: Final = "tramontane-demo"
 START_TIMEOUT_S: Final = 90.0  # the promise for a fresh machine; a warm one takes a few seconds
 STOP_TIMEOUT_S: Final = 60.0
-_POLL_S: Final = 0.05
 _ROLES: Final = ("up", "control", "gateway", "runner", "engine")
-
-T = TypeVar("T")
 
 
 def free_port() -> int:
@@ -33,19 +32,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def wait_for(look: Callable[[], T | None], what: str, timeout_s: float = 30.0) -> T:
-    """Call ``look`` until it returns something true; fail after ``timeout_s``, naming ``what``."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        found = look()
-        if found:
-            return found
-        if time.monotonic() > deadline:
-            msg = f"waited {timeout_s:g} s in vain for {what}"
-            raise AssertionError(msg)
-        time.sleep(_POLL_S)
 
 
 @dataclass(frozen=True)
@@ -59,7 +45,7 @@ class Process:
     def kill(self) -> None:
         """End it at once and wait until it is gone."""
         os.kill(self.pid, signal.SIGKILL)
-        wait_for(lambda: not is_alive(self.pid), f"the end of {self.role} {self.pid}", 10)
+        until(lambda: not is_alive(self.pid), f"the end of {self.role} {self.pid}", 10)
 
 
 class System:
@@ -110,7 +96,7 @@ class System:
             return "Stop: Ctrl-C" in self.said()
 
         try:
-            wait_for(announced, "up to announce itself", START_TIMEOUT_S)
+            until(announced, "up to announce itself", START_TIMEOUT_S)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.said()}\n{self.logs()}") from None
 
@@ -244,7 +230,7 @@ class System:
             found = self.deployment(name)
             return found if met(found) else None
 
-        return wait_for(look, f"{name} to be {what}", timeout_s)
+        return until(look, f"{name} to be {what}", timeout_s)
 
     # The data plane
 
