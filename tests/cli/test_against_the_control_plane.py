@@ -10,7 +10,8 @@ import pytest
 
 from tests.support.cli import CommandLine, Run, python_environment
 from tests.support.random_gguf import write_random_gguf
-from tests.support.system import System, free_port, wait_for
+from tests.support.system import System, free_port
+from tests.support.waiting import until
 from tramontane.runtime.home import Home
 
 pytestmark = pytest.mark.slow
@@ -30,7 +31,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
             command, env=python_environment() | settings, stdout=out, stderr=out
         )
         try:
-            wait_for(opened.credentials_path.exists, "credentials")
+            until(opened.credentials_path.exists, "credentials")
             yield folder
         finally:
             process.terminate()
@@ -57,7 +58,7 @@ def read(run: Run) -> dict[str, object]:
 
 
 def test_the_life_of_a_deployment(run: CommandLine, tmp_path: Path) -> None:
-    wait_for(lambda: run("nodes", "list").out.count("\n") == 2, "this machine as a node")
+    until(lambda: run("nodes", "list").out.count("\n") == 2, "this machine as a node")
     assert "operator" in done(run("whoami"))
     assert done(run("deployments", "list")).startswith("no deployments yet")
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.support.cli import Reply, Stub, environment_of, listing
-from tests.support.system import wait_for
 from tests.support.terminal import Terminal
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ def test_ctrl_c_ends_a_command_with_130(serve: Serve) -> None:
         [*MAIN, "whoami"], env=environment_of(stub), stderr=subprocess.PIPE, text=True
     )
     try:
-        wait_for(lambda: stub.requests, "the request")
+        until(lambda: stub.requests, "the request")
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=20)
     finally:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.cli import CommandLine
-from tests.support.system import DEMO, System, running, wait_for
+from tests.support.system import DEMO, System, running
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -29,6 +30,6 @@ def test_the_first_talk_is_answered_and_counted(command_line: CommandLine, tmp_p
         def counted() -> bool:
             return "chat.completions" in command_line("usage", "events", **variables).out
 
-        wait_for(counted, "the usage event")
+        until(counted, "the usage event")
         totals = command_line("usage", "totals", **variables).out.splitlines()
         assert totals[1].split()[:2] == [DEMO, "1"]

@@ -22,9 +22,9 @@ from tests.support.runners import (
     new_id,
     processes_of,
     tiny_launch,
-    until,
     zombies,
 )
+from tests.support.waiting import until
 from tramontane import runner
 from tramontane.domain.catalog import ModelVersion, WeightsFormat
 from tramontane.domain.deployment import DeploymentSpec

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.runners import until
+from tests.support.waiting import until
 from tramontane.domain.fleet import Device
 from tramontane.drivers.process_node import (
     NVIDIA_EVERY_MS,

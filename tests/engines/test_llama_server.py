@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.support.random_gguf import write_random_encoder, write_random_gguf
-from tests.support.runners import until
+from tests.support.waiting import until
 from tramontane import llama_server
 from tramontane.runner import stat_fields
 

@@ -27,6 +27,7 @@ from tests.support.gateway import (
 )
 from tests.support.stub_control import StubControl
 from tests.support.stub_engine import StubEngine
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -40,18 +41,9 @@ def open_stream(port: int, **stub: object) -> socket.socket:
     return sock
 
 
-def eventually(check: object, timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not check() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert check()
-
-
 def exactly_once(control: StubControl, engine: StubEngine) -> None:
     """Every id that the engine saw has its event, and no other id has one."""
-    eventually(
-        lambda: {event["request_id"] for event in control.events.values()} >= set(engine.ids)
-    )
+    until(lambda: {event["request_id"] for event in control.events.values()} >= set(engine.ids))
     found = {event["request_id"] for event in control.events.values()}
     assert found == set(engine.ids)
     assert len(set(engine.ids)) == len(engine.ids)
@@ -72,7 +64,7 @@ def test_requests_in_flight_at_a_kill_are_counted_as_cut(tmp_path: Path):
             while data.count(b"data: ") < 5:
                 data += sock.recv(65_536)
         assert gateway.chat().status_code == 200
-        eventually(lambda: len(engine.ids) == 14)
+        until(lambda: len(engine.ids) == 14)
         gateway.end(signal.SIGKILL)
         gateway.start()
         gateway.wait_ready()
@@ -170,7 +162,7 @@ def test_a_batch_is_sent_until_it_is_accepted(tmp_path: Path, fault: str):
         assert [gateway.chat().status_code for _ in range(5)] == [200] * 5
         exactly_once(control, engine)
         if fault == "lost":
-            eventually(lambda: control.duplicates > 0)
+            until(lambda: control.duplicates > 0)
         else:
             assert control.duplicates == 0
 
@@ -187,7 +179,7 @@ def test_a_rejected_event_is_set_aside_and_holds_up_no_other(tmp_path: Path):
         control.reject = {"evt_" + ids[1][4:]}
         control.start()
         control.wait_event(ids[2])
-        eventually((tmp_path / "rejected.jsonl").exists)
+        until((tmp_path / "rejected.jsonl").exists)
         assert len(control.events) == 2
         kept = [json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text().splitlines()]
         assert [event["request_id"] for event in kept] == [ids[1]]
@@ -232,7 +224,7 @@ def test_a_disk_that_fills_up_while_requests_run_loses_none(tmp_path: Path, is_k
         assert gateway.chat().status_code == 200
         with ThreadPoolExecutor(3) as pool:
             slow = [pool.submit(gateway.chat, stub={"delay_s": 0.5}) for _ in range(3)]
-            eventually(lambda: len(engine.ids) == 4)
+            until(lambda: len(engine.ids) == 4)
             limit_file_size(gateway.process.pid, 1_000)
             assert [item.result().status_code for item in slow] == [200] * 3
         assert gateway.chat().status_code == 503
@@ -258,7 +250,7 @@ def test_sigterm_finishes_streams_and_leaves_nothing(tmp_path: Path):
             streams = [
                 pool.submit(gateway.stream, stub={"pause_s": 0.1, "chunks": 8}) for _ in range(6)
             ]
-            eventually(lambda: len(engine.ids) == 6)
+            until(lambda: len(engine.ids) == 6)
             with socket.create_connection(("127.0.0.1", gateway.port), timeout=5) as idle:
                 began = time.monotonic()
                 assert gateway.end(signal.SIGTERM) == 0
@@ -288,7 +280,7 @@ def test_it_dies_with_its_supervisor(tmp_path: Path):
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    eventually(
+    until(
         lambda: (
             not Path(f"/proc/{child}").exists() or " Z " in Path(f"/proc/{child}/stat").read_text()
         )

@@ -1,7 +1,6 @@
 """A key that carries a bound has so many requests in flight and not one more."""
 
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from tests.support.gateway import (
 )
 from tests.support.stub_control import StubControl
 from tests.support.stub_engine import StubEngine
+from tests.support.waiting import until
 
 
 def test_one_more_than_allowed_is_told_to_come_back(engine: StubEngine, tmp_path: Path) -> None:
@@ -29,9 +29,7 @@ def test_one_more_than_allowed_is_told_to_come_back(engine: StubEngine, tmp_path
         waiting: list[httpx.Response] = []
         first = threading.Thread(target=lambda: waiting.append(gateway.chat(stub={"delay_s": 0.7})))
         first.start()
-        deadline = time.monotonic() + 5
-        while not engine.ids and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(lambda: engine.ids, "the first request")
         refused = gateway.chat()
         first.join()
         assert refused.status_code == 429, refused.text

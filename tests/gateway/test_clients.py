@@ -9,23 +9,20 @@ import pytest
 from tests.support.gateway import MODEL, GatewayThread, chat_body, post
 from tests.support.stub_control import StubControl
 from tests.support.stub_engine import Seen, StubEngine
+from tests.support.waiting import until
 
 CHAT = "/v1/chat/completions"
 
 
-def wait_left(seen: Seen, timeout_s: float = 2.0) -> float:
+def wait_left(seen: Seen) -> float:
     """Return when the engine noticed that nobody waits any more."""
-    deadline = time.monotonic() + timeout_s
-    while seen.ended == "open" and time.monotonic() < deadline:
-        time.sleep(0.002)
+    until(lambda: seen.ended != "open", "the engine to notice", 4)
     assert seen.ended == "left"
     return seen.ended_s
 
 
 def wait_seen(engine: StubEngine, count: int = 1) -> Seen:
-    deadline = time.monotonic() + 3
-    while len(engine.requests) < count and time.monotonic() < deadline:
-        time.sleep(0.002)
+    until(lambda: len(engine.requests) >= count, f"request {count}")
     return engine.requests[count - 1]
 
 
@@ -121,7 +118,7 @@ def test_a_reader_that_stopped_is_dropped(
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         sock.sendall(post(CHAT, body))
         seen = wait_seen(engine)
-        wait_left(seen, timeout_s=4)
+        wait_left(seen)
     assert control.wait_event(seen.request_id)["outcome"] == "cut"
 
 

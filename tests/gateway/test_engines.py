@@ -28,6 +28,7 @@ from tests.support.gateway import (
 )
 from tests.support.stub_control import StubControl
 from tests.support.stub_engine import StubEngine
+from tests.support.waiting import until
 
 CHAT = "/v1/chat/completions"
 
@@ -39,10 +40,8 @@ def standing(
     """A gateway of its own in front of engines at ``addresses``."""
     table = make_table(make_route(addresses, **route))
     with StubControl(table) as control, GatewayThread(folder, control.url) as gateway:
-        deadline = time.monotonic() + 5
         with gateway.client() as client:
-            while client.get("/v1/models").status_code != 200 and time.monotonic() < deadline:
-                time.sleep(0.01)
+            until(lambda: client.get("/v1/models").status_code == 200, "the route table")
         yield gateway, control
 
 
@@ -212,10 +211,7 @@ def test_an_engine_that_says_nothing_is_given_up(gateway: GatewayThread, engine:
     assert reply.status_code == 502
     assert "1 s" in reply.json()["message"]
     assert time.monotonic() - began < 3
-    deadline = time.monotonic() + 1
-    while engine.requests[0].ended != "left" and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert engine.requests[0].ended == "left"
+    until(lambda: engine.requests[0].ended == "left", "the engine to notice", 4)
 
 
 @pytest.mark.slow
@@ -329,18 +325,17 @@ def test_a_new_table_moves_requests_at_once_and_lets_old_ones_finish(tmp_path: P
         ThreadPoolExecutor(4) as pool,
     ):
         slow = [pool.submit(gateway.stream, stub={"pause_s": 0.1, "chunks": 6}) for _ in range(4)]
-        deadline = time.monotonic() + 3
-        while len(one.requests) < 4 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert len(one.requests) == 4
+        until(lambda: len(one.requests) == 4, "four streams")
         route = replace(
             make_route([two.address]), replicas=make_route([two.address, two.address]).replicas[1:]
         )
         control.publish(make_table(route, revision=2))
-        deadline = time.monotonic() + 3
-        while not two.requests and time.monotonic() < deadline:
+
+        def has_moved() -> bool:
             assert gateway.chat().status_code == 200
-        assert two.requests
+            return bool(two.requests)
+
+        until(has_moved, "the new table")
         assert all(item.result()[-1] == "[DONE]" for item in slow)
         count = len(one.requests)
         assert [gateway.chat().status_code for _ in range(5)] == [200] * 5
@@ -400,17 +395,12 @@ def test_expired_and_revoked_keys_stop_at_once(tmp_path: Path):
         now_ms = int(time.time() * 1000)
         keys = {name: replace(key, expires_at_ms=now_ms + 300) for name, key in table.keys.items()}
         control.publish(replace(table, keys=keys))
-        deadline = time.monotonic() + 5
-        while gateway.chat().status_code == 200 and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert gateway.chat().status_code == 401
+        until(lambda: gateway.chat().status_code == 401, "the end of the key")
         assert "expired" in gateway.chat().json()["message"]
         control.publish(replace(table, revision=3))
-        while gateway.chat().status_code != 200 and time.monotonic() < deadline:
-            time.sleep(0.02)
+        until(lambda: gateway.chat().status_code == 200, "the key's return")
         control.publish(replace(table, revision=4, keys={}))
-        while gateway.chat().status_code == 200 and time.monotonic() < deadline:
-            time.sleep(0.02)
+        until(lambda: gateway.chat().status_code == 401, "the end of all keys")
         assert gateway.chat().json()["error"]["code"] == "invalid_api_key"
 
 

@@ -1,7 +1,6 @@
 """A replica holds so many requests in flight; one more is told to come back, and not counted."""
 
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import httpx
 from tests.support.gateway import QUICK, GatewayThread, make_route, make_table
 from tests.support.stub_control import StubControl
 from tests.support.stub_engine import StubEngine
+from tests.support.waiting import until
 
 
 def test_a_full_replica_takes_no_more(engine: StubEngine, tmp_path: Path) -> None:
@@ -27,9 +27,7 @@ def test_a_full_replica_takes_no_more(engine: StubEngine, tmp_path: Path) -> Non
         ]
         for thread in threads:
             thread.start()
-        deadline = time.monotonic() + 5
-        while len(engine.ids) < 2 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(lambda: len(engine.ids) == 2, "two requests")
         refused = gateway.chat()
         for thread in threads:
             thread.join()

@@ -18,6 +18,7 @@ from tests.support.gateway import (
 )
 from tests.support.stub_control import StubControl
 from tests.support.stub_engine import StubEngine
+from tests.support.waiting import until
 from tramontane.gateway import routes
 from tramontane.processes import gateway as process
 
@@ -29,10 +30,7 @@ def reason_of(gateway: GatewayThread) -> str:
 
 
 def wait_reason(gateway: GatewayThread, words: str) -> None:
-    deadline = time.monotonic() + 5
-    while words not in reason_of(gateway) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert words in reason_of(gateway)
+    until(lambda: words in reason_of(gateway), f"/ready to say {words!r}")
 
 
 def test_ready_says_what_is_missing(tmp_path: Path):
@@ -105,10 +103,7 @@ def test_a_table_that_makes_no_sense_is_not_applied(tmp_path: Path):
             time.sleep(0.2)
             assert gateway.chat().status_code == 200
             control.publish(make_table(revision=3, probe_deployment_id=None))
-            deadline = time.monotonic() + 5
-            while gateway.chat().status_code == 200 and time.monotonic() < deadline:
-                time.sleep(0.02)
-            assert gateway.chat().status_code == 404
+            until(lambda: gateway.chat().status_code == 404, "the empty table")
 
 
 @pytest.mark.slow

@@ -24,8 +24,8 @@ from tests.support.runners import (
     open_run,
     processes_of,
     tiny_launch,
-    until,
 )
+from tests.support.waiting import until
 from tramontane import runner
 from tramontane.domain.launch import LaunchSpec
 

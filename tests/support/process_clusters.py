@@ -10,8 +10,8 @@ from tests.support.runners import (
     new_id,
     processes_of,
     tiny_launch,
-    until,
 )
+from tests.support.waiting import until
 from tramontane.domain.launch import LaunchSpec
 from tramontane.domain.observation import Observation, Reachable, RunState
 from tramontane.domain.resources import Resources

@@ -6,21 +6,19 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from tests.support.waiting import LIMIT_S, until
 from tramontane import runner
 from tramontane.domain.launch import SECRET_ENV, LaunchSpec, LoadProbe
 from tramontane.domain.resources import Resources
 from tramontane.runtime.clock import SystemIds
 
-T = TypeVar("T")
 TINY_ENGINE = Path(__file__).with_name("tiny_engine.py")
 SECRET = "only-the-gateway-knows-this"
-LIMIT_S = 15.0  # far beyond what any step takes, for machines at their limits
 
 
 def new_id() -> str:
@@ -42,16 +40,6 @@ def tiny_launch(
         ready_timeout_s=ready_timeout_s,
         drain_timeout_s=drain_timeout_s,
     )
-
-
-def until(look: Callable[[], T | None], limit_s: float = LIMIT_S) -> T:
-    """Return the first thing that ``look`` returns, looking for ``limit_s`` at most."""
-    ends_at = time.monotonic() + limit_s
-    while True:
-        if found := look():
-            return found
-        assert time.monotonic() < ends_at, f"nothing came of it within {limit_s} s"
-        time.sleep(0.01)
 
 
 def get(address: str, path: str, timeout_s: float = 10) -> str:
@@ -129,13 +117,13 @@ class Run:
             report = self.report
             return report if report.get("run_state") == run_state else None
 
-        return until(look, limit_s)
+        return until(look, run_state, limit_s)
 
     def until_gone(self, limit_s: float = LIMIT_S) -> None:
         """Wait until no process carries the replica's id any more."""
         for child in self.children:
             child.wait(limit_s)
-        until(lambda: not processes_of(self.replica_id), limit_s)
+        until(lambda: not processes_of(self.replica_id), "its end", limit_s)
 
     def close(self) -> None:
         """End whatever is left, so that no test disturbs the next."""

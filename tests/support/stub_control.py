@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -10,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import orjson
 
+from tests.support.waiting import until
 from tramontane.domain.routing import RouteTable
 
 TOKEN = "gateway-token"
@@ -100,21 +100,13 @@ class StubControl:
             table = self.table
         return table if table and table.revision > revision and not self._stopping else None
 
-    def wait_event(self, request_id: str, timeout_s: float = 5.0) -> dict[str, Any]:
+    def wait_event(self, request_id: str) -> dict[str, Any]:
         """Return the event of one request once it has come."""
-        deadline = time.monotonic() + timeout_s
-        name = "evt_" + request_id[4:]
-        while name not in self.events and time.monotonic() < deadline:
-            time.sleep(0.005)
-        assert name in self.events, f"no event of {request_id} came"
-        return self.events[name]
+        return until(lambda: self.events.get("evt_" + request_id[4:]), f"the event of {request_id}")
 
-    def wait_events(self, count: int, timeout_s: float = 5.0) -> list[dict[str, Any]]:
+    def wait_events(self, count: int) -> list[dict[str, Any]]:
         """Return the events once there are ``count`` of them."""
-        deadline = time.monotonic() + timeout_s
-        while len(self.events) < count and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert len(self.events) >= count, f"{len(self.events)} of {count} events came"
+        until(lambda: len(self.events) >= count, f"{count} events")
         return list(self.events.values())
 
 
