@@ -68,6 +68,7 @@ def test_a_wait_ends_by_itself(cloud: Cloud) -> None:
     assert time.monotonic() - started_s >= 0.3
 
 
+@pytest.mark.slow
 def test_many_gateways_wait_at_once_and_others_are_served(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +104,7 @@ def test_many_gateways_wait_at_once_and_others_are_served(
     cloud.run(scenario())
 
 
+@pytest.mark.slow
 def test_an_outage_while_waiting_is_waited_out(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
