@@ -78,7 +78,8 @@ def test_a_first_talk(system: System) -> None:
         env={"PATH": os.environ["PATH"], "TRAMONTANE_HOME": str(system.home)},
     )
     assert done.returncode == 0, done.stderr
-    assert "sovereign AI cloud" in done.stdout
+    assert "Tramontane" in done.stdout  # sampled: true in more than one form
+    assert len(done.stdout) > 60
 
 
 def test_a_story_tells_a_replica_s_life(system: System) -> None:

