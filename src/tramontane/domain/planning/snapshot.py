@@ -1,8 +1,8 @@
 """The input of replica planning: everything a plan depends on, as one frozen value.
 
 A snapshot can be written to a file and planned again elsewhere (``tramontane plan --snapshot``),
-so its JSON form holds no secret: environment values, replica secrets and texts of launches that
-could carry them are redacted, and nothing that planning reads is.
+so its JSON form holds no secret: replica secrets and environment values are redacted, and
+nothing that planning reads is.
 """
 
 import json
