@@ -77,8 +77,10 @@ class Loop:
         return False
 
     def _run(self) -> None:
-        while not self._is_stopping.is_set():
-            self._wake.clear()
+        while True:
+            self._wake.clear()  # before the question: whoever stops us now wakes us from the wait
+            if self._is_stopping.is_set():
+                return
             is_busy = self.run_once()
             self._wake.wait(min(BUSY_INTERVAL_S, self._interval_s) if is_busy else self._interval_s)
 
