@@ -24,6 +24,8 @@ from tests.support.waiting import until
 DEMO: Final = "tramontane-demo"
 START_TIMEOUT_S: Final = 90.0  # the promise for a fresh machine; a warm one takes a few seconds
 STOP_TIMEOUT_S: Final = 60.0
+# Of util-linux: the kernel sends SIGTERM when the thread that started it ends, however it ended.
+_ENDS_WITH_THE_TESTS: Final = ("setpriv", "--pdeathsig", "TERM", "--")
 _ROLES: Final = ("up", "control", "gateway", "runner", "engine")
 
 
@@ -71,7 +73,7 @@ class System:
         with self.output.open("ab") as output:
             self._mark = output.tell()
             self._up = subprocess.Popen(
-                self.command(),
+                [*_ENDS_WITH_THE_TESTS, *self.command()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
