@@ -20,6 +20,8 @@ DEPLOYMENT: Final = "dep"
 REPLICA: Final = "rep"
 USAGE_EVENT: Final = "evt"
 REQUEST: Final = "req"
+LIMIT: Final = "lim"
+RESPONSE: Final = "resp"
 INSTALLATION: Final = "ins"
 
 _ID = re.compile(r"(?P<prefix>[a-z]{3,5})_[a-z2-7]{20}")
