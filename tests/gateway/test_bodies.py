@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tramontane.domain.refusal import Code, Refusal
-from tramontane.gateway.upstream import bounds
-from tramontane.gateway.upstream.bodies import CHAT, COMPLETIONS, EMBEDDINGS, Call, read_call
+from tramontane.gateway.calls import bounds
+from tramontane.gateway.calls.bodies import CHAT, COMPLETIONS, EMBEDDINGS, Call, read_call
 
 HELLO = [{"role": "user", "content": "hello"}]
 

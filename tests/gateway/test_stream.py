@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tramontane.gateway.upstream.stream import EventTooLargeError, StreamWatch, UsageForm
+from tramontane.gateway.calls.stream import EventTooLargeError, StreamWatch, UsageForm
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
 TEXTS = st.lists(st.text(max_size=12), max_size=6)

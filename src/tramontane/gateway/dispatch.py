@@ -27,7 +27,7 @@ from tramontane.gateway.metering.meter import Meter
 from tramontane.gateway.probe import Probe
 from tramontane.gateway.request_ids import RequestIds
 from tramontane.gateway.routes import RouteIndex
-from tramontane.gateway.upstream.bodies import ENDPOINTS, Endpoint
+from tramontane.gateway.calls.bodies import ENDPOINTS, Endpoint
 from tramontane.gateway.upstream.replica import Replica
 from tramontane.runtime.clock import Clock
 

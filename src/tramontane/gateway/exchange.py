@@ -26,12 +26,12 @@ from tramontane.gateway.client import replies
 from tramontane.gateway.metering.entry import Entry
 from tramontane.gateway.metering.events import STATUS_NONE, Started
 from tramontane.gateway.routes import ActiveRoute
-from tramontane.gateway.upstream.bodies import EMBEDDINGS, Call, Endpoint, read_call
+from tramontane.gateway.calls.bodies import EMBEDDINGS, Call, Endpoint, read_call
 from tramontane.gateway.upstream.connection import DialError, Headers, UpstreamConnection, dial
 from tramontane.gateway.upstream.faults import read_fault
 from tramontane.gateway.upstream.replica import Replica, pick
-from tramontane.gateway.upstream.stream import EventTooLargeError, StreamWatch
-from tramontane.gateway.upstream.usage import MalformedReplyError, Tokens, read_reply
+from tramontane.gateway.calls.stream import EventTooLargeError, StreamWatch
+from tramontane.gateway.calls.usage import MalformedReplyError, Tokens, read_reply
 from tramontane.wire import errors
 
 if TYPE_CHECKING:

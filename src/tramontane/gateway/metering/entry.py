@@ -3,7 +3,7 @@
 from tramontane.domain.usage import Outcome
 from tramontane.gateway.metering.events import Started, ended
 from tramontane.gateway.metering.meter import Meter
-from tramontane.gateway.upstream.usage import Tokens
+from tramontane.gateway.calls.usage import Tokens
 
 _NO_SLOT = -1
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tramontane.gateway.upstream.bodies import ENDPOINTS
+from tramontane.gateway.calls.bodies import ENDPOINTS
 
 if TYPE_CHECKING:
     from tramontane.gateway.upstream.connection import UpstreamConnection

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import orjson
 
-from tramontane.gateway.upstream.usage import Tokens, tokens_of
+from tramontane.gateway.calls.usage import Tokens, tokens_of
 
 _EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _NULL_CONTENT: Final = b'"role":"assistant","content":null'

@@ -16,8 +16,8 @@ import orjson
 from msgspec import Meta
 
 from tramontane.domain.refusal import Code, Refusal
-from tramontane.gateway.upstream import bounds
-from tramontane.gateway.upstream.stream import UsageForm
+from tramontane.gateway.calls import bounds
+from tramontane.gateway.calls.stream import UsageForm
 
 _NEXT_STEP: Final = "; see the API reference for the request's form"
 _WITH_USAGE: Final = b'{"stream_options":{"include_usage":true},'
