@@ -1,16 +1,23 @@
 """Request bodies: what is refused by name, and what reaches the engine."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.gateway import make_route
 from tramontane.domain.refusal import Code, Refusal
+from tramontane.domain.routing import Route
 from tramontane.gateway.calls import bounds
 from tramontane.gateway.calls.bodies import CHAT, COMPLETIONS, EMBEDDINGS, Call, read_call
 
 HELLO = [{"role": "user", "content": "hello"}]
+
+
+def route_to(upstream_model: str, **changes: Any) -> Route:
+    return make_route([], upstream_model=upstream_model, **changes)
 
 
 def chat(**fields: object) -> bytes:
@@ -20,7 +27,7 @@ def chat(**fields: object) -> bytes:
 def sent(raw: bytes, upstream: str = "m", endpoint=CHAT) -> dict:
     call = read_call(endpoint, raw)
     assert isinstance(call, Call), call
-    return json.loads(b"".join(call.pieces_for(upstream)))
+    return json.loads(b"".join(call.pieces_for(route_to(upstream))))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +115,7 @@ def test_a_body_that_needs_no_change_goes_on_byte_for_byte():
     raw = b'  { "messages" : [{"role":"user","content":"h\\u00e9"}],"model":"m", "top_k": 4 }\n'
     call = read_call(CHAT, raw)
     assert isinstance(call, Call)
-    assert b"".join(call.pieces_for("m")) == raw
+    assert b"".join(call.pieces_for(route_to("m"))) == raw
 
 
 def test_a_stream_asks_the_engine_for_usage():
@@ -277,10 +284,10 @@ def schema_body(pattern: str) -> bytes:
 def test_a_pattern_that_could_hang_the_engine_is_refused(pattern: str) -> None:
     call = read_call(CHAT, schema_body(pattern))
     assert isinstance(call, Call)
-    refusal = call.refused_by("llamacpp", 2048)
+    refusal = call.refused_by(route_to("m", engine="llamacpp", context_length=2048))
     assert refusal is not None
     assert (refusal.code, refusal.param) == (Code.UNSUPPORTED_BY_ENGINE, "response_format")
-    assert call.refused_by("vllm", 2048) is None
+    assert call.refused_by(route_to("m", engine="vllm", context_length=2048)) is None
 
 
 @pytest.mark.parametrize(
@@ -289,16 +296,16 @@ def test_a_pattern_that_could_hang_the_engine_is_refused(pattern: str) -> None:
 def test_a_plain_pattern_passes(pattern: str) -> None:
     call = read_call(CHAT, schema_body(pattern))
     assert isinstance(call, Call)
-    assert call.refused_by("llamacpp", 2048) is None
+    assert call.refused_by(route_to("m", engine="llamacpp", context_length=2048)) is None
 
 
 def test_a_prompt_beyond_any_context_is_refused_before_it_is_tokenized() -> None:
     messages = [{"role": "user", "content": "word " * 60_000}]
     call = read_call(CHAT, json.dumps({"model": "m", "messages": messages}).encode())
     assert isinstance(call, Call)
-    refusal = call.refused_by("llamacpp", 2048)
+    refusal = call.refused_by(route_to("m", engine="llamacpp", context_length=2048))
     assert refusal is not None
     assert refusal.code is Code.CONTEXT_LENGTH_EXCEEDED
     assert "expected at most 262144 bytes" in refusal.message
-    assert call.refused_by("llamacpp", 131_072) is None
-    assert call.refused_by("vllm", 2048) is None
+    assert call.refused_by(route_to("m", engine="llamacpp", context_length=131_072)) is None
+    assert call.refused_by(route_to("m", engine="vllm", context_length=2048)) is None

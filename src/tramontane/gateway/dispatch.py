@@ -19,6 +19,7 @@ from tramontane.domain.refusal import Code, Refusal
 from tramontane.domain.routing import RouteTable
 from tramontane.gateway import refusals
 from tramontane.gateway.admission import Admission
+from tramontane.gateway.calls.bodies import ENDPOINTS, Endpoint
 from tramontane.gateway.client import replies
 from tramontane.gateway.control_plane.forward import Forward
 from tramontane.gateway.exchange import Exchange
@@ -27,7 +28,6 @@ from tramontane.gateway.metering.meter import Meter
 from tramontane.gateway.probe import Probe
 from tramontane.gateway.request_ids import RequestIds
 from tramontane.gateway.routes import RouteIndex
-from tramontane.gateway.calls.bodies import ENDPOINTS, Endpoint
 from tramontane.gateway.upstream.replica import Replica
 from tramontane.runtime.clock import Clock
 
@@ -171,10 +171,17 @@ class Gateway:
                 if not request.has_body:
                     request.sink.on_upload_end()
 
-    def refuse(self, client: "ClientConnection", request: "Request", refusal: Refusal) -> None:
+    def refuse(
+        self,
+        client: "ClientConnection",
+        request: "Request",
+        refusal: Refusal,
+        further_lines: bytes = b"",
+    ) -> None:
         """Answer with an error in the caller's dialect."""
         request.id = request.id or self._ids.next()
-        client.reply(*replies.error(refusal, request.dialect))
+        status, lines, body = replies.error(refusal, request.dialect)
+        client.reply(status, lines + further_lines, body)
 
     def _look_early(self, request: "Request") -> Refusal | None:
         """Refuse a stranger before his long body is read."""

@@ -16,8 +16,10 @@ import orjson
 from msgspec import Meta
 
 from tramontane.domain.refusal import Code, Refusal
+from tramontane.domain.routing import Route
 from tramontane.gateway.calls import bounds
-from tramontane.gateway.calls.stream import UsageForm
+from tramontane.gateway.calls.stream import StreamWatch, UsageForm
+from tramontane.gateway.calls.usage import Tokens, read_reply
 
 _NEXT_STEP: Final = "; see the API reference for the request's form"
 _WITH_USAGE: Final = b'{"stream_options":{"include_usage":true},'
@@ -87,11 +89,27 @@ ENDPOINTS: Final = (CHAT, COMPLETIONS, EMBEDDINGS)
 
 
 class Call:
-    """A sound request body: what it asks for, and how it goes to the engine."""
+    """A sound request body: what it asks for, how it goes to the engine, and how it comes back.
 
-    __slots__ = ("_asked", "_raw", "_value", "answers", "form", "is_stream", "model")
+    ``upstream_path`` is where it goes. ``prompt_tokens_max`` and ``completion_tokens_max`` are
+    the most that it can take of a model with the context length of the route.
+    """
 
-    def __init__(self, raw: bytes, value: dict[str, Any], asked: Any) -> None:
+    __slots__ = (
+        "_asked",
+        "_raw",
+        "_value",
+        "answers",
+        "endpoint",
+        "form",
+        "is_stream",
+        "model",
+        "upstream_path",
+    )
+
+    def __init__(self, endpoint: Endpoint, raw: bytes, value: dict[str, Any], asked: Any) -> None:
+        self.endpoint = endpoint
+        self.upstream_path = endpoint.path
         self._raw = raw
         self._value = value
         self._asked = asked
@@ -104,9 +122,21 @@ class Call:
         else:
             self.form = UsageForm.OWN_CHUNK if options.include_usage else UsageForm.NONE
 
-    def pieces_for(self, upstream_model: str) -> tuple[bytes | memoryview, ...]:
-        """Return the body for an engine that knows the model as ``upstream_model``."""
+    def prompt_tokens_max(self, context_length: int) -> int:
+        """Return the most tokens that the prompt can have: one a byte, and the template's."""
+        return min(context_length, len(self._raw))
+
+    def completion_tokens_max(self, context_length: int) -> int:
+        """Return the most tokens that all answers together can have."""
         asked = self._asked
+        if not isinstance(asked, _Common):
+            return 0
+        most = getattr(asked, "max_completion_tokens", None) or asked.max_tokens or context_length
+        return self.answers * min(context_length, most)
+
+    def pieces_for(self, route: Route) -> tuple[bytes | memoryview, ...]:
+        """Return the body for the engine of ``route``."""
+        asked, upstream_model = self._asked, route.upstream_model
         wants_usage = self.is_stream and self.form is not UsageForm.OWN_CHUNK
         is_unchanged = (
             self.model == upstream_model
@@ -120,14 +150,32 @@ class Call:
             return (_WITH_USAGE, memoryview(self._raw)[start:])
         return (orjson.dumps(self._changed(upstream_model, wants_usage=wants_usage)),)
 
-    def refused_by(self, engine: str, context_length: int) -> Refusal | None:
-        """Return why ``engine`` must not be asked this, or None."""
+    def watch(self, event_bytes_max: int) -> StreamWatch:
+        """Return what looks at the engine's stream and turns it into the caller's."""
+        return StreamWatch(self.form, lead=self.endpoint.lead, event_bytes_max=event_bytes_max)
+
+    def read_whole(self, body: bytes, request_id: str) -> tuple[bytes, Tokens | None]:
+        """Return an engine's whole reply as the caller gets it, and its token counts.
+
+        Raises `MalformedReplyError`.
+        """
+        tokens, has_id = read_reply(body)
+        if self.endpoint is EMBEDDINGS and not has_id:  # Mistral's client insists on one
+            start = body.index(b"{") + 1
+            is_empty = body[start : start + 16].lstrip().startswith(b"}")
+            name = b'"id":"embd-%b"' % request_id[4:].encode()
+            body = b"%b%b%b%b" % (body[:start], name, b"" if is_empty else b",", body[start:])
+        return body, tokens
+
+    def refused_by(self, route: Route) -> Refusal | None:
+        """Return why the engine of ``route`` must not be asked this, or None."""
+        engine = route.engine
         is_one_prompt = isinstance(self._asked, _Common)  # embeddings bring many inputs
         return (
             bounds.uncounted(engine, self.answers)
             or bounds.ambiguous_pattern(self._value, engine)
             or (
-                bounds.prompt_too_long(len(self._raw), engine, context_length)
+                bounds.prompt_too_long(len(self._raw), engine, route.context_length)
                 if is_one_prompt
                 else None
             )
@@ -174,7 +222,7 @@ def read_call(endpoint: Endpoint, raw: bytes) -> Call | Refusal:
         or bounds.too_many("prompt", getattr(asked, "prompt", None), bounds.PROMPTS_MAX)
         or bounds.too_many("input", getattr(asked, "input", None), bounds.INPUTS_MAX)
     )
-    return refusal or Call(raw, value, asked)
+    return refusal or Call(endpoint, raw, value, asked)
 
 
 def _explain(told: str) -> Refusal:

@@ -1,9 +1,9 @@
 """One request's entry in the books: admitted, begun, ended, each at most once."""
 
 from tramontane.domain.usage import Outcome
+from tramontane.gateway.calls.usage import Tokens
 from tramontane.gateway.metering.events import Started, ended
 from tramontane.gateway.metering.meter import Meter
-from tramontane.gateway.calls.usage import Tokens
 
 _NO_SLOT = -1
 

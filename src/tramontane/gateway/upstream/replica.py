@@ -42,7 +42,7 @@ class Replica:
         self.idle: list[UpstreamConnection] = []  # the last used one is the first reused
         self.ending: set[UpstreamConnection] = set()  # answered; their last bytes are on the way
         self.heads = {
-            endpoint.name: (
+            endpoint.path: (
                 f"POST {endpoint.path} HTTP/1.1\r\nhost: {address}\r\n"
                 f"authorization: Bearer {secret}\r\ncontent-type: application/json\r\n"
             ).encode()

@@ -1,0 +1,291 @@
+"""The engine's side of a request: pick a replica, connect, send, and try again where that is safe.
+
+    picked -> (dialing ->) sent -> reply head -> reply pieces -> ended
+
+It is the `Receiver` of the engine's reply and passes it on to its owner.
+
+When a request is tried again, on another replica or on a new connection, before the client saw a
+byte: (1) no connection came about, or it was dead before it took a byte; (2) the engine answered
+503, which engines do while they load or drain, before they look at a request; (3) a *kept*
+connection was closed within a second of our writing to it and without one byte of a reply: the
+engine had hung up before, as an idle or draining server does, and both messages crossed. A new
+connection that breaks is never tried again: there the engine may have died of the request.
+"""
+
+import logging
+from typing import TYPE_CHECKING, Final, Protocol
+
+from tramontane.domain.refusal import Refusal
+from tramontane.domain.routing import RouteKey
+from tramontane.gateway import refusals
+from tramontane.gateway.calls.bodies import Call
+from tramontane.gateway.metering.entry import Entry
+from tramontane.gateway.metering.events import Started
+from tramontane.gateway.routes import ActiveRoute
+from tramontane.gateway.upstream.connection import DialError, Headers, UpstreamConnection, dial
+from tramontane.gateway.upstream.replica import Replica, pick
+
+if TYPE_CHECKING:
+    from tramontane.gateway.dispatch import Gateway
+
+LOG: Final = logging.getLogger("tramontane.gateway.attempt")
+
+
+class AttemptOwner(Protocol):
+    """Who gets what an engine answers. After the last three the attempt is over."""
+
+    def on_reply_head(self, status: int, content_type: bytes) -> None:
+        """Take the final status and the type of the body."""
+        ...
+
+    def on_reply_data(self, data: bytes) -> None:
+        """Take a piece of the body."""
+        ...
+
+    def on_reply_end(self) -> None:
+        """The reply is whole."""
+        ...
+
+    def on_engine_failed(self, why: str) -> None:
+        """The engine got the request and did not answer it to the end."""
+        ...
+
+    def on_no_replica(self, refusal: Refusal) -> None:
+        """No replica is left to try."""
+        ...
+
+
+class Attempt:
+    """One request's way to an engine, over as many replicas as it takes."""
+
+    __slots__ = (
+        "_call",
+        "_connection",
+        "_entry",
+        "_gateway",
+        "_has_raced",
+        "_is_over",
+        "_key",
+        "_owner",
+        "_pieces",
+        "_pieces_checked",
+        "_progress_s",
+        "_replica",
+        "_request_id",
+        "_tried",
+        "route",
+    )
+
+    def __init__(  # noqa: PLR0917 - one for each thing it needs
+        self,
+        gateway: "Gateway",
+        owner: AttemptOwner,
+        key: RouteKey,
+        call: Call,
+        entry: Entry,
+        request_id: str,
+    ) -> None:
+        self._gateway = gateway
+        self._owner = owner
+        self._key = key
+        self._call = call
+        self._entry = entry
+        self._request_id = request_id
+        self.route: ActiveRoute | None = None  # the one in use, of the newest table
+        self._connection: UpstreamConnection | None = None
+        self._replica: Replica | None = None
+        self._tried: list[Replica] = []
+        self._has_raced = False
+        self._is_over = False
+        self._pieces = 0
+        self._pieces_checked = 0
+        self._progress_s = 0.0
+
+    # What the owner calls.
+
+    def start(self) -> None:
+        """Send the request to the least loaded replica that was not tried yet."""
+        gateway, call = self._gateway, self._call
+        index = gateway.index
+        active = index.find(self._key.project_id, call.model) if index is not None else None
+        if active is None:
+            self._give_up(refusals.model_not_found(call.model))
+            return
+        self.route = active
+        active.turn += 1
+        limits = gateway.limits
+        most, tried = limits.replica_inflight_max, self._tried
+        replica = pick(active.replicas, active.turn, gateway.loop.time(), tried, most)
+        if replica is None or len(tried) >= limits.attempts_max:
+            is_full = any(other.inflight >= most for other in active.replicas)
+            full = refusals.replicas_full(active.route, most)
+            self._give_up(full if is_full else refusals.no_ready_replica(active.route))
+            return
+        tried.append(replica)
+        self._replica = replica
+        replica.inflight += 1
+        # After a race only a new connection will do: kept ones to other replicas may be as dead.
+        while not self._has_raced and (connection := replica.take_idle()) is not None:
+            if self._send(connection, replica):
+                return
+        gateway.spawn(self._dial(replica))
+
+    def start_elsewhere(self, why: str) -> bool:
+        """Try another replica after a whole reply that refused; False when there is none."""
+        replica, active = self._replica, self.route
+        others = active.replicas if active is not None else ()
+        if replica is None or all(other is replica or other in self._tried for other in others):
+            return False
+        self._try_another(replica, why)
+        return True
+
+    def finish(self) -> None:
+        """Take no more of a reply that has said all; its connection is kept if it can be."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.let_go()
+        self._end()
+
+    def abort(self) -> None:
+        """Stop the engine at once: nobody wants the answer."""
+        self._drop_connection()
+        self._end()
+
+    def set_reading(self, *, on: bool) -> None:
+        """Hold the engine back while the client is slow."""
+        if self._connection is not None:
+            self._connection.set_reading(on=on)
+
+    def check(self, now: float, *, is_held_back: bool) -> None:
+        """Give an engine up that says nothing for too long, unless we hold it back."""
+        if self._connection is None:
+            return
+        if self._pieces != self._pieces_checked or is_held_back:
+            self._pieces_checked = self._pieces
+            self._progress_s = now
+            return
+        limits = self._gateway.limits
+        allowed_s = limits.idle_s if self._pieces else limits.first_byte_s
+        if now - self._progress_s > allowed_s:
+            self._drop_connection()
+            self._fail(f"it said nothing for {allowed_s:g} s")
+
+    # Towards the engine.
+
+    async def _dial(self, replica: Replica) -> None:
+        connect_s = self._gateway.limits.connect_s
+        try:
+            connection = await dial(replica.host, replica.port, connect_s, replica)
+        except DialError as error:
+            self._try_another(replica, str(error))
+            return
+        if self._is_over:  # the client left meanwhile
+            connection.keep()
+        elif not self._send(connection, replica):
+            self._try_another(replica, "it closed a new connection")
+
+    def _try_another(self, replica: Replica, why: str) -> None:
+        now = self._gateway.loop.time()
+        if replica.aside_until < now:
+            LOG.warning("replica %s is set aside: %s", replica.id, why)
+        replica.aside_until = now + self._gateway.limits.aside_s
+        if not self._is_over:
+            self._leave_replica()
+            self.start()
+
+    def _send(self, connection: UpstreamConnection, replica: Replica) -> bool:
+        """Write the slot, then the request; False when the connection took no byte of it."""
+        call, key, active, entry = self._call, self._key, self.route, self._entry
+        assert active is not None  # `start` found it
+        route = active.route
+        pieces = call.pieces_for(route)
+        head = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
+            replica.heads[call.upstream_path],
+            self._request_id.encode(),
+            sum(map(len, pieces)),
+        )
+        started = Started(
+            self._request_id,
+            key.organization_id,
+            key.project_id,
+            key.id,
+            route.deployment_id,
+            replica.id,
+            call.model,
+            call.endpoint.name,
+            call.is_stream,
+            entry.started_ms,
+        )
+        entry.begin(started)
+        is_sent = connection.send(self, (head, *pieces), entry.arm)
+        entry.settle(is_sent=is_sent)
+        if is_sent:
+            self._connection = connection
+            self._progress_s = connection.since
+        return is_sent
+
+    # From the engine.
+
+    def on_reply_head(self, status: int, headers: Headers) -> None:  # noqa: ARG002 - not used
+        """Pass the head on."""
+        self._pieces += 1
+        self._entry.note_reply(self._gateway.loop.time())
+        connection = self._connection
+        self._owner.on_reply_head(status, connection.content_type if connection else b"")
+
+    def on_reply_data(self, data: bytes) -> None:
+        """Pass a piece of the body on."""
+        self._pieces += 1
+        self._owner.on_reply_data(data)
+
+    def on_reply_end(self) -> None:
+        """The engine has said all; its replica is left when the owner has looked at it."""
+        self._connection = None
+        self._owner.on_reply_end()
+
+    def on_reply_broken(self, reason: str) -> None:
+        """Try again where nothing can have happened yet (see above), else tell the owner."""
+        connection, self._connection = self._connection, None
+        assert connection is not None  # only the one in use reports to us
+        age_s = self._gateway.loop.time() - connection.since
+        has_crossed = (
+            connection.is_reused
+            and not connection.has_reply
+            and not self._has_raced
+            and age_s < self._gateway.limits.reuse_race_s
+        )
+        replica = self._replica
+        if has_crossed and replica is not None:
+            self._has_raced = True
+            connection.note_hang_up()
+            replica.drop_idle()  # they have the same age
+            self._tried.remove(replica)
+            self._leave_replica()
+            self.start()
+        else:
+            self._fail(reason)
+
+    def on_upload_paused(self, is_paused: bool) -> None:  # noqa: FBT001 - a plain event
+        """Do nothing: the whole body is in memory already."""
+
+    # Endings.
+
+    def _fail(self, why: str) -> None:
+        self._owner.on_engine_failed(why)
+
+    def _give_up(self, refusal: Refusal) -> None:
+        self._owner.on_no_replica(refusal)
+
+    def _end(self) -> None:
+        self._is_over = True
+        self._leave_replica()
+
+    def _leave_replica(self) -> None:
+        if self._replica is not None:
+            self._replica.inflight -= 1
+            self._replica = None
+
+    def _drop_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
