@@ -24,6 +24,7 @@ from tramontane.gateway.calls.usage import MalformedReplyError, Tokens
 from tramontane.gateway.client import replies
 from tramontane.gateway.metering.entry import Entry
 from tramontane.gateway.metering.events import STATUS_NONE
+from tramontane.gateway.routes import RouteIndex
 from tramontane.gateway.upstream.faults import read_fault
 from tramontane.wire import errors
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from tramontane.gateway.dispatch import Gateway
 
 _STREAM: Final = b"text/event-stream"
-_DONE: Final = b"data: [DONE]\n\n"
 _NO_TOKENS: Final[Tokens] = (0, 0, 0)
 
 
@@ -103,10 +103,17 @@ class Exchange:
             self._refuse(key)
             return
         chunks, self._chunks = self._chunks, []
-        call = read_call(self._endpoint, chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        call = self._read(chunks[0] if len(chunks) == 1 else b"".join(chunks), key)
         if isinstance(call, Refusal):
             self._refuse(call)
-            return
+        else:
+            self._enter(index, key, call)
+
+    def _read(self, body: bytes, key: RouteKey) -> Call | Refusal:  # noqa: ARG002 - see responses
+        return read_call(self._endpoint, body)
+
+    def _enter(self, index: RouteIndex, key: RouteKey, call: Call) -> None:
+        """Check what is asked against the model's route, and ask for admission."""
         active = index.find(key.project_id, call.model)
         if active is None:
             self._refuse(refusals.model_not_found(call.model))
@@ -116,7 +123,7 @@ class Exchange:
             self._refuse(unfit)
             return
         self._key, self._call = key, call
-        admitted = gateway.admission.enter(self, key, active.route, call)
+        admitted = self._gateway.admission.enter(self, key, active.route, call)
         if admitted is None:
             self._is_waiting = True
         elif isinstance(admitted, Refusal):
@@ -206,7 +213,7 @@ class Exchange:
             return
         rest = watch.end()
         if watch.is_done or watch.has_finish:
-            self._end_stream(rest if watch.is_done else rest + _DONE)
+            self._end_stream(rest if watch.is_done else rest + watch.tail)
         else:
             self._pass_on(rest)
             self._fail("it ended the stream before the answer")
@@ -215,7 +222,7 @@ class Exchange:
         """Tell the client, unless the answer was whole but for its last line."""
         watch = self._watch
         if watch is not None and watch.has_finish:
-            self._end_stream(watch.end() + _DONE)
+            self._end_stream(watch.end() + watch.tail)
         else:
             self._fail(why)
 

@@ -44,6 +44,8 @@ class StreamWatch:
     ``lead`` ones that carry no token; ``error`` is what the engine said when it failed midway.
     """
 
+    tail = b"data: [DONE]\n\n"  # what ends the stream, for an engine that left it out
+
     __slots__ = (
         "_event_bytes_max",
         "_form",
