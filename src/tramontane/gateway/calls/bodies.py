@@ -7,7 +7,6 @@ Further fields are let through: what the engine does not know it ignores. Those 
 others who use the same engine are bounded or refused (`bounds`).
 """
 
-import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
@@ -15,16 +14,14 @@ import msgspec
 import orjson
 from msgspec import Meta
 
-from tramontane.domain.refusal import Code, Refusal
+from tramontane.domain.refusal import Refusal
 from tramontane.domain.routing import Route
 from tramontane.gateway.calls import bounds
 from tramontane.gateway.calls.stream import StreamWatch, UsageForm
 from tramontane.gateway.calls.usage import Tokens, read_reply
+from tramontane.gateway.calls.validation import explain, read_object
 
-_NEXT_STEP: Final = "; see the API reference for the request's form"
 _WITH_USAGE: Final = b'{"stream_options":{"include_usage":true},'
-_VALIDATION: Final = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?$", re.DOTALL)
-_MISSING: Final = re.compile(r"^Object missing required field `(?P<name>.*)`$")
 
 _Number = Annotated[float, Meta(ge=0)]
 _List = Annotated[list[Any], Meta(min_length=1)]
@@ -203,37 +200,16 @@ def _answers(asked: Any) -> int:
 
 def read_call(endpoint: Endpoint, raw: bytes) -> Call | Refusal:
     """Check ``raw`` as a body for ``endpoint``: strict JSON, then the fields that we rely on."""
-    try:
-        value = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        why = error.msg if raw else "it is empty"
-        message = f"the request body is not valid JSON: {why}; send a JSON object in UTF-8"
-        return Refusal(Code.INVALID_JSON, message)
-    if not isinstance(value, dict):
-        kind = "array" if isinstance(value, list) else "plain value"
-        message = f"the request body must be a JSON object, not a JSON {kind}"
-        return Refusal(Code.INVALID_JSON, message)
+    value = read_object(raw)
+    if isinstance(value, Refusal):
+        return value
     try:
         asked = msgspec.convert(value, endpoint.form)
     except msgspec.ValidationError as error:
-        return _explain(str(error))
+        return explain(str(error))
     refusal = (
         bounds.refused_field(value)
         or bounds.too_many("prompt", getattr(asked, "prompt", None), bounds.PROMPTS_MAX)
         or bounds.too_many("input", getattr(asked, "input", None), bounds.INPUTS_MAX)
     )
     return refusal or Call(endpoint, raw, value, asked)
-
-
-def _explain(told: str) -> Refusal:
-    """Turn msgspec's "Expected `str`, got `int` - at `$.model`" into our refusal."""
-    match = _VALIDATION.match(told)
-    what, where = (match["what"], match["where"]) if match else (told, None)
-    missing = _MISSING.match(what)
-    if missing:
-        param = f"{where}.{missing['name']}" if where else missing["name"]
-        message = f"the field {param!r} is missing{_NEXT_STEP}"
-        return Refusal(Code.MISSING_REQUIRED_PARAMETER, message, param)
-    said = what.replace("`", "").replace("Expected", "expected", 1).replace("| null", "or null")
-    message = f"the field {where!r} is wrong: {said}{_NEXT_STEP}"
-    return Refusal(Code.INVALID_VALUE, message, where)
