@@ -22,6 +22,7 @@ from tramontane.gateway.calls.bodies import Call
 from tramontane.gateway.metering.entry import Entry
 from tramontane.gateway.metering.events import Started
 from tramontane.gateway.routes import ActiveRoute
+from tramontane.gateway.telemetry.series import RouteSeries
 from tramontane.gateway.upstream.connection import DialError, Headers, UpstreamConnection, dial
 from tramontane.gateway.upstream.replica import Replica, pick
 
@@ -72,6 +73,7 @@ class Attempt:
         "_progress_s",
         "_replica",
         "_request_id",
+        "_series",
         "_tried",
         "route",
     )
@@ -84,6 +86,7 @@ class Attempt:
         call: Call,
         entry: Entry,
         request_id: str,
+        series: RouteSeries,
     ) -> None:
         self._gateway = gateway
         self._owner = owner
@@ -91,6 +94,7 @@ class Attempt:
         self._call = call
         self._entry = entry
         self._request_id = request_id
+        self._series = series
         self.route: ActiveRoute | None = None  # the one in use, of the newest table
         self._connection: UpstreamConnection | None = None
         self._replica: Replica | None = None
@@ -168,6 +172,7 @@ class Attempt:
         allowed_s = limits.idle_s if self._pieces else limits.first_byte_s
         if now - self._progress_s > allowed_s:
             self._drop_connection()
+            self._series.upstream_failed("timeout")
             self._fail(f"it said nothing for {allowed_s:g} s")
 
     # Towards the engine.
@@ -177,6 +182,7 @@ class Attempt:
         try:
             connection = await dial(replica.host, replica.port, connect_s, replica)
         except DialError as error:
+            self._series.upstream_failed("connect")
             self._try_another(replica, str(error))
             return
         if self._is_over:  # the client left meanwhile
@@ -188,8 +194,10 @@ class Attempt:
         now = self._gateway.loop.time()
         if replica.aside_until < now:
             LOG.warning("replica %s is set aside: %s", replica.id, why)
+            self._series.ejections += 1
         replica.aside_until = now + self._gateway.limits.aside_s
         if not self._is_over:
+            self._series.retries += 1
             self._leave_replica()
             self.start()
 
@@ -260,9 +268,11 @@ class Attempt:
             connection.note_hang_up()
             replica.drop_idle()  # they have the same age
             self._tried.remove(replica)
+            self._series.retries += 1
             self._leave_replica()
             self.start()
         else:
+            self._series.upstream_failed("closed")
             self._fail(reason)
 
     def on_upload_paused(self, is_paused: bool) -> None:  # noqa: FBT001 - a plain event

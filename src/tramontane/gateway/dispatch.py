@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 import orjson
 
+from tramontane import __version__
 from tramontane.domain.refusal import Code, Refusal
 from tramontane.domain.routing import RouteTable
 from tramontane.gateway import refusals
@@ -28,6 +29,9 @@ from tramontane.gateway.metering.meter import Meter
 from tramontane.gateway.probe import Probe
 from tramontane.gateway.request_ids import RequestIds
 from tramontane.gateway.routes import RouteIndex
+from tramontane.gateway.telemetry.registry import Telemetry
+from tramontane.gateway.telemetry.serving import PATH as METRICS_PATH
+from tramontane.gateway.telemetry.serving import MetricsPage
 from tramontane.gateway.upstream.replica import Replica
 from tramontane.runtime.clock import Clock
 
@@ -48,6 +52,7 @@ _INFERENCE: Final[dict[str, Endpoint]] = {
     for slash in ("", "/")
 }
 _MODELS: Final = "/v1/models"
+_OWN_PATHS: Final = frozenset({"/health", "/ready", METRICS_PATH, _MODELS})
 _READ: Final = "GET, HEAD, OPTIONS"
 _OK: Final = b'{"status":"ok"}'
 
@@ -62,8 +67,9 @@ class Gateway:
         meter: Meter,
         clock: Clock,
         limits: Limits,
-        control_address: tuple[str, int],
+        control_address: tuple[str, int] | None,
     ) -> None:
+        """``control_address`` None: there is no control plane, and what it serves is not found."""
         self.loop = loop
         self.meter = meter
         self.clock = clock
@@ -72,6 +78,8 @@ class Gateway:
         self.index: RouteIndex | None = None
         self.date = replies.date_line(time.time())
         self.admission = Admission()
+        self.telemetry = Telemetry(meter.gateway, __version__, limits.metric_series_max)
+        self.metrics = MetricsPage(self)
         self.is_draining = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._clients: set[ClientConnection] = set()
@@ -86,6 +94,7 @@ class Gateway:
         """Route by ``table`` from now on. Requests in flight stay where they are."""
         before = self.index.replicas if self.index is not None else {}
         self.index = RouteIndex(table, before)
+        self.telemetry.make_room(self.index.by_name)
         kept = self.index.replicas
         for replica in before.values():
             if kept.get(replica.id) is not replica:
@@ -109,6 +118,10 @@ class Gateway:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             LOG.error("a bug ended a task", exc_info=task.exception())
+
+    def new_request_id(self) -> str:
+        """Return a fresh id."""
+        return self._ids.next()
 
     def remove_client(self, client: "ClientConnection") -> None:
         """Forget a connection that has ended."""
@@ -180,6 +193,7 @@ class Gateway:
     ) -> None:
         """Answer with an error in the caller's dialect."""
         request.id = request.id or self._ids.next()
+        self.telemetry.refused(refusal.code)
         status, lines, body = replies.error(refusal, request.dialect)
         client.reply(status, lines + further_lines, body)
 
@@ -193,23 +207,28 @@ class Gateway:
 
     def _begin_other(self, client: "ClientConnection", request: "Request") -> None:
         path = _plain(request.path)
-        if path in {"/health", "/ready"} or path == _MODELS or path.startswith(_MODELS + "/"):
+        if path in _OWN_PATHS or path.startswith(_MODELS + "/"):
             if request.method not in {b"GET", b"HEAD"}:
                 self._refuse_method(client, request, _READ)
             elif path == "/health":
                 client.reply(200, replies.JSON_TYPE, _OK)
             elif path == "/ready":
                 self._tell_ready(client, request)
+            elif path == METRICS_PATH:
+                self.metrics.ask(client, request)
             else:
                 self._tell_models(client, request, path)
         elif _is_internal(path) or path == "*":
             message = f"there is nothing at {request.path[:200]}"
             self.refuse(client, request, Refusal(Code.NOT_FOUND, message))
+        elif self.control_address is None:
+            message = f"there is nothing at {request.path[:200]}: this gateway runs alone"
+            self.refuse(client, request, Refusal(Code.NOT_FOUND, message))
         else:
             target = _forwarded(request.path)
             if request.query:
                 target += "?" + request.query.decode("latin-1")
-            request.sink = Forward(self, client, request, target)
+            request.sink = Forward(self, client, request, target, self.control_address)
 
     def _tell_ready(self, client: "ClientConnection", request: "Request") -> None:
         def tell(reason: str | None) -> None:

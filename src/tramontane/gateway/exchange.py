@@ -25,6 +25,7 @@ from tramontane.gateway.client import replies
 from tramontane.gateway.metering.entry import Entry
 from tramontane.gateway.metering.events import STATUS_NONE
 from tramontane.gateway.routes import RouteIndex
+from tramontane.gateway.telemetry.series import REFUSED, RouteSeries
 from tramontane.gateway.upstream.faults import read_fault
 from tramontane.wire import errors
 
@@ -41,6 +42,7 @@ class Exchange:
     """One request between a client connection and an engine."""
 
     __slots__ = (
+        "_asked_s",
         "_attempt",
         "_call",
         "_chunks",
@@ -55,6 +57,7 @@ class Exchange:
         "_reply",
         "_reply_bytes",
         "_request",
+        "_series",
         "_status",
         "_ticket",
         "_watch",
@@ -77,6 +80,8 @@ class Exchange:
         self._call: Call | None = None
         self._key: RouteKey | None = None
         self._ticket: Ticket | None = None
+        self._series: RouteSeries | None = None
+        self._asked_s = 0.0
         self._is_waiting = False  # for a slice of a limit
         self._is_over = False
         self._is_client_paused = False
@@ -118,6 +123,9 @@ class Exchange:
         if active is None:
             self._refuse(refusals.model_not_found(call.model))
             return
+        if active.series is None:
+            active.series = self._gateway.telemetry.series_of(key.project_id, call.model)
+        self._series = series = active.series
         unfit = call.refused_by(active.route)
         if unfit is not None:
             self._refuse(unfit)
@@ -126,6 +134,8 @@ class Exchange:
         admitted = self._gateway.admission.enter(self, key, active.route, call)
         if admitted is None:
             self._is_waiting = True
+            self._asked_s = self._gateway.loop.time()
+            series.waiting += 1
         elif isinstance(admitted, Refusal):
             self._refuse(admitted)
         else:
@@ -133,22 +143,25 @@ class Exchange:
 
     def on_admitted(self, ticket: Ticket) -> None:
         """Go to an engine: every limit has room."""
-        gateway, call, key = self._gateway, self._call, self._key
-        assert call is not None  # this and the key are set before admission is asked for
+        gateway, call, key, series = self._gateway, self._call, self._key, self._series
+        assert call is not None  # this, key and series are set before admission is asked for
         assert key is not None
-        self._is_waiting = False
+        assert series is not None
+        if self._is_waiting:
+            self._end_waiting()
         self._ticket = ticket
+        series.in_flight += 1
         self._entry = entry = Entry(gateway.meter, gateway.loop.time(), gateway.clock.now_ms())
         why_not = entry.admit()
         if why_not is not None:
             self._refuse(refusals.not_metered(why_not))
             return
-        self._attempt = attempt = Attempt(gateway, self, key, call, entry, self._request.id)
+        self._attempt = attempt = Attempt(gateway, self, key, call, entry, self._request.id, series)
         attempt.start()
 
     def on_refused(self, refusal: Refusal) -> None:
         """Tell the client which limit has no room."""
-        self._is_waiting = False
+        self._end_waiting()
         self._refuse(refusal)
 
     def on_client_gone(self) -> None:
@@ -157,6 +170,7 @@ class Exchange:
             return
         if self._is_waiting:
             self._gateway.admission.leave_queue(self)
+            self._end_waiting()
         if self._attempt is not None:
             self._attempt.abort()
         self._end(Outcome.CUT, 200 if self._request.has_reply else STATUS_NONE)
@@ -191,14 +205,14 @@ class Exchange:
         try:
             out = watch.feed(data)
         except EventTooLargeError:
-            self._stop("it sent an event beyond the limit")
+            self._stop("it sent an event beyond the limit", "too_large")
             return
         entry.count(watch.counted)
         if watch.is_done:
             self._end_stream(out)
         elif watch.error is not None:
             self._pass_on(out)
-            self._stop(watch.error)
+            self._stop(watch.error, "status")
         elif out:
             self._pass_on(out)
 
@@ -216,6 +230,7 @@ class Exchange:
             self._end_stream(rest if watch.is_done else rest + watch.tail)
         else:
             self._pass_on(rest)
+            self._note_fault("closed")
             self._fail("it ended the stream before the answer")
 
     def on_engine_failed(self, why: str) -> None:
@@ -243,7 +258,7 @@ class Exchange:
         limits = self._gateway.limits
         allowed = limits.reply_bytes_max if self._status == 200 else limits.error_bytes_max
         if self._reply_bytes > allowed:
-            self._stop("its reply is too large")
+            self._stop("its reply is too large", "too_large")
 
     def _pass_on(self, out: bytes) -> None:
         """Send a piece of the stream; the reply's head goes with the first one."""
@@ -278,6 +293,7 @@ class Exchange:
         try:
             body, tokens = self._call.read_whole(body, self._request.id)
         except MalformedReplyError:
+            self._note_fault("malformed")
             self._fail("its reply is not JSON", Outcome.FAILED)
             return
         body = self._renamed(body)
@@ -286,6 +302,8 @@ class Exchange:
 
     def _end_fault(self, body: bytes) -> None:
         refusal = read_fault(self._status, body)
+        if self._status >= 500:
+            self._note_fault("status")
         if self._status == 503 and self._attempt is not None:
             self._reply.clear()
             self._reply_bytes = 0
@@ -294,7 +312,8 @@ class Exchange:
         self._end(Outcome.FAILED, errors.status_of(refusal.code, self._request.dialect), _NO_TOKENS)
         self._gateway.refuse(self._client, self._request, refusal, self._limit_lines())
 
-    def _stop(self, why: str) -> None:
+    def _stop(self, why: str, kind: str) -> None:
+        self._note_fault(kind)
         if self._attempt is not None:
             self._attempt.abort()
         self._fail(why)
@@ -314,8 +333,8 @@ class Exchange:
         self._client.finish()
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Refuse a request that reached no engine: it is not counted."""
-        self._end(Outcome.FAILED, 0)
+        """Refuse a request that reached no engine: it is not metered."""
+        self._end(Outcome.FAILED, errors.status_of(refusal.code, self._request.dialect))
         self._gateway.refuse(self._client, self._request, refusal, self._limit_lines())
 
     def _end(self, outcome: Outcome, status: int, tokens: Tokens | None = None) -> None:
@@ -326,13 +345,41 @@ class Exchange:
         attempt, entry, ticket = self._attempt, self._entry, self._ticket
         if attempt is not None:
             attempt.finish()
+        now = self._gateway.loop.time()
         if entry is not None:
-            entry.end(outcome, status, tokens, self._gateway.loop.time())
+            entry.end(outcome, status, tokens, now)
+        counted = (0, entry.counted_tokens, 0) if entry is not None else _NO_TOKENS
+        spent = tokens or counted
+        self._count(outcome, status, spent, now)
         if ticket is not None:
-            counted = (0, entry.counted_tokens, 0) if entry is not None else _NO_TOKENS
-            spent = tokens or counted
             active = attempt.route if attempt is not None else None
             ticket.end(spent, cost_nano(active.route.prices, *spent) if active is not None else 0)
+
+    def _count(self, outcome: Outcome, status: int, spent: Tokens, now: float) -> None:
+        """Tell the metrics of the model."""
+        series, entry, name = self._series, self._entry, self._endpoint.name
+        if series is None:
+            return
+        if entry is not None and entry.has_reached:
+            began, replied = entry.started_s, entry.first_byte_s
+            first_byte_s = replied - began if replied else None
+            is_stream = self._watch is not None
+            took = now - began
+            series.ended(name, outcome, status, took, first_byte_s, *spent, is_stream)
+            return
+        if entry is not None:
+            series.in_flight -= 1
+        series.unreached(name, REFUSED if outcome is Outcome.FAILED else outcome, status)
+
+    def _end_waiting(self) -> None:
+        self._is_waiting = False
+        if self._series is not None:
+            self._series.waiting -= 1
+            self._series.waited(self._gateway.loop.time() - self._asked_s)
+
+    def _note_fault(self, kind: str) -> None:
+        if self._series is not None:
+            self._series.upstream_failed(kind)
 
     def _limit_lines(self) -> bytes:
         return self._ticket.header_lines() if self._ticket is not None else b""

@@ -53,5 +53,8 @@ class Limits:
     ship_pause_s: float = 0.2  # between two batches, so that they fill
     ship_batch: int = 500
 
+    # What an operator sees.
+    metric_series_max: int = 500  # pairs of project and model: some 4 MB a scrape if all are busy
+
     sweep_s: float = 1.0  # how often deadlines are looked at
     drain_s: float = 30.0  # streams may take this long after SIGTERM

@@ -14,6 +14,7 @@ import orjson
 
 from tramontane.domain.routing import Route, RouteReplica, RouteTable
 from tramontane.gateway.auth import Authenticator
+from tramontane.gateway.telemetry.series import RouteSeries
 from tramontane.gateway.upstream.replica import Replica
 
 LOG: Final = logging.getLogger("tramontane.gateway.routes")
@@ -23,11 +24,12 @@ FILE: Final = "route-table.json"
 class ActiveRoute:
     """A route and its replicas as they are now."""
 
-    __slots__ = ("replicas", "route", "turn")
+    __slots__ = ("replicas", "route", "series", "turn")
 
     def __init__(self, route: Route, replicas: tuple[Replica, ...]) -> None:
         self.route = route
         self.replicas = replicas
+        self.series: RouteSeries | None = None  # from the first request on
         self.turn = 0  # where the search for the least loaded begins, so that ties are shared out
 
 

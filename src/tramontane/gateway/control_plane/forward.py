@@ -54,9 +54,14 @@ class Forward:
     )
 
     def __init__(
-        self, gateway: "Gateway", client: "ClientConnection", request: "Request", target: str
+        self,
+        gateway: "Gateway",
+        client: "ClientConnection",
+        request: "Request",
+        target: str,
+        address: tuple[str, int],
     ) -> None:
-        """``target`` is path and query for the control plane."""
+        """``target`` is path and query for the control plane, which listens on ``address``."""
         self._gateway = gateway
         self._client = client
         self._request = request
@@ -68,12 +73,12 @@ class Forward:
         self._is_over = False
         self._has_framing = False
         self._progress_s = gateway.loop.time()
-        gateway.spawn(self._dial())
+        gateway.spawn(self._dial(address))
 
-    async def _dial(self) -> None:
+    async def _dial(self, address: tuple[str, int]) -> None:
         gateway = self._gateway
         try:
-            connection = await dial(*gateway.control_address, gateway.limits.connect_s)
+            connection = await dial(*address, gateway.limits.connect_s)
         except DialError:
             self._refuse(refusals.CONTROL_AWAY)
             return

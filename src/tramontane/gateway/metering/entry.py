@@ -12,13 +12,13 @@ class Entry:
     """What the meter knows of one request. ``has_reached``: an engine got bytes of it."""
 
     __slots__ = (
-        "_first_byte_s",
         "_is_admitted",
         "_left_slot",
         "_meter",
         "_slot",
         "_started",
         "counted_tokens",
+        "first_byte_s",
         "has_reached",
         "started_ms",
         "started_s",
@@ -30,7 +30,7 @@ class Entry:
         self._slot = _NO_SLOT
         self._left_slot = _NO_SLOT
         self._started: Started | None = None
-        self._first_byte_s = 0.0
+        self.first_byte_s = 0.0  # the loop's time, 0 without a reply
         self._is_admitted = False
         self.has_reached = False
         self.counted_tokens = 0
@@ -68,7 +68,7 @@ class Entry:
 
     def note_reply(self, now_s: float) -> None:
         """Note when the engine began to answer."""
-        self._first_byte_s = now_s
+        self.first_byte_s = now_s
 
     def count(self, tokens: int) -> None:
         """Note how many pieces of a stream with a token in them have passed."""
@@ -83,7 +83,7 @@ class Entry:
         if not self.has_reached or self._started is None:
             self._meter.dismiss()
             return
-        first_byte_ms = round((self._first_byte_s - self.started_s) * 1000)
+        first_byte_ms = round((self.first_byte_s - self.started_s) * 1000)
         line = ended(
             self._started,
             gateway=self._meter.gateway,
@@ -92,6 +92,6 @@ class Entry:
             tokens=tokens,
             counted_tokens=self.counted_tokens,
             duration_ms=round((now_s - self.started_s) * 1000),
-            first_byte_ms=first_byte_ms if self._first_byte_s else None,
+            first_byte_ms=first_byte_ms if self.first_byte_s else None,
         )
         self._meter.finish(self._slot, line)
