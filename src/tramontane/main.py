@@ -126,8 +126,13 @@ def control(
 def gateway(
     *,
     control: Annotated[
-        str, typer.Option("--control", metavar="URL", help="Where the control plane listens.")
-    ],
+        str | None,
+        typer.Option("--control", metavar="URL", help="Where the control plane listens."),
+    ] = None,
+    route_table: Annotated[
+        Path | None,
+        typer.Option("--route-table", metavar="FILE", help="Run alone, by this route table."),
+    ] = None,
     home: Home = None,
     fd: Fd = None,
     host: Host = None,
@@ -137,7 +142,7 @@ def gateway(
     ] = None,
 ) -> None:
     """Run one gateway: authenticate, route, stream and meter requests."""
-    _run("tramontane.processes.gateway", home, fd, host, port, control, name)
+    _run("tramontane.processes.gateway", home, fd, host, port, control, name, route_table)
 
 
 @app.command("plan", epilog=EPILOG)

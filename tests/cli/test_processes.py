@@ -21,7 +21,27 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
     ),
     (
         "gateway --control http://c --home h --fd 4 --host a --port 1 --name gw",
-        {"home": Path("h"), "fd": 4, "host": "a", "port": 1, "control": "http://c", "name": "gw"},
+        {
+            "home": Path("h"),
+            "fd": 4,
+            "host": "a",
+            "port": 1,
+            "control": "http://c",
+            "name": "gw",
+            "route_table": None,
+        },
+    ),
+    (
+        "gateway --route-table t.json --port 9",
+        {
+            "home": None,
+            "fd": None,
+            "host": None,
+            "port": 9,
+            "control": None,
+            "name": None,
+            "route_table": Path("t.json"),
+        },
     ),
     ("plan --snapshot s.json", {"snapshot": Path("s.json"), "home": None}),
     (

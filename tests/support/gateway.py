@@ -144,13 +144,18 @@ class GatewayUnderTest:
 class GatewayThread(GatewayUnderTest):
     """A gateway in a thread of the test's process, with limits of the test's choice."""
 
-    def __init__(self, folder: Path, control_url: str, limits: Limits = QUICK) -> None:
+    def __init__(self, folder: Path, control: str | process.Alone, limits: Limits = QUICK) -> None:
+        """``control`` is the control plane's URL, or what a gateway that runs alone has."""
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self._listener.setblocking(False)
         self.port = self._listener.getsockname()[1]
-        self._links = (ControlLink(control_url, TOKEN), ControlLink(control_url, TOKEN))
+        self._links: process.Links | process.Alone
+        if isinstance(control, str):
+            self._links = (ControlLink(control, TOKEN), ControlLink(control, TOKEN))
+        else:
+            self._links = control
         self._limits = limits
         self._loop = uvloop.new_event_loop()
         self._stop = asyncio.Event()

@@ -8,7 +8,9 @@ import resource
 import secrets
 import signal
 import socket
+import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +19,8 @@ import uvloop
 from tramontane.domain.ids import is_dns_label
 from tramontane.domain.routing import RouteTable
 from tramontane.gateway import routes
+from tramontane.gateway.alone.books import PassingBooks
+from tramontane.gateway.alone.route_file import Apply, RouteFile, RouteFileWatch
 from tramontane.gateway.client.connection import ClientConnection
 from tramontane.gateway.control_plane.link import ControlLink
 from tramontane.gateway.control_plane.poller import RoutePoller
@@ -24,6 +28,7 @@ from tramontane.gateway.dispatch import Gateway
 from tramontane.gateway.limits import Limits
 from tramontane.gateway.metering.meter import Meter
 from tramontane.gateway.metering.shipper import Shipper
+from tramontane.gateway.routes import TableError
 from tramontane.processes.startup import FATAL_EXIT, inherited_or_listen, refuse
 from tramontane.runtime import logs, parent, settings
 from tramontane.runtime.clock import SystemClock
@@ -33,52 +38,90 @@ _LAST_SHIPPING_S: Final = 2.0  # what is not sent by then is sent by the next st
 _GC_YOUNG: Final = 20_000  # exchanges free themselves; the collector is only a safety net
 
 
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """What a gateway without a control plane has in place of links to it.
+
+    ``table`` is what ``file`` held at the start. ``keeps_usage``: the folder outlives the process.
+    """
+
+    file: RouteFile
+    table: RouteTable
+    keeps_usage: bool
+
+
+Links = tuple[ControlLink, ControlLink]
+
+
 def run(  # noqa: PLR0917 - the command line's options, in its order
     home: Path | None,
     fd: int | None,
     host: str | None,
     port: int | None,
-    control: str,
+    control: str | None,
     name: str | None,
+    route_table: Path | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status.
 
     ``fd`` is a listening socket inherited from a supervisor, with which the process then dies;
-    without it ``host`` and ``port`` are listened on. ``control`` is the control plane's URL.
+    without it ``host`` and ``port`` are listened on. ``control`` is the control plane's URL; a
+    gateway that runs alone has the file ``route_table`` in its place and needs no home.
     """
-    try:
-        options = settings.load({"home": home, "host": host, "port": port})
-        if name is not None and not is_dns_label(name):
-            msg = f"--name takes lower-case letters, digits and hyphens, not {name!r}"
-            raise ValueError(msg)
-        folder = Home(options.home)
-        token = folder.secrets().gateway_token
-        links = (ControlLink(control, token), ControlLink(control, token))
-        if fd is not None:
-            parent.die_with_parent(os.getppid())
-        listener = inherited_or_listen(fd, options.host, options.port)
-        listener.setblocking(False)  # noqa: FBT003 - the library's signature
-    except (settings.SettingsError, HomeError, ValueError, OSError) as error:
-        return refuse(str(error), FATAL_EXIT)
-    folder.gateway.mkdir(mode=0o700, parents=True, exist_ok=True)
-    logs.configure(options.log_level, folder.logs / "gateway.log" if fd is not None else None)
-    _allow_many_files()
-    limits = Limits(drain_s=float(options.drain_timeout_s))
-    uvloop.run(_run(listener, folder.gateway, name or "gateway", links, limits))
+    if (control is None) == (route_table is None):
+        return refuse("a gateway takes either --control URL or --route-table FILE", FATAL_EXIT)
+    with contextlib.ExitStack() as stack:
+        try:
+            options = settings.load({"home": home, "host": host, "port": port})
+            if name is not None and not is_dns_label(name):
+                msg = f"--name takes lower-case letters, digits and hyphens, not {name!r}"
+                raise ValueError(msg)
+            folder = Home(options.home)
+            links: Links | Alone
+            if route_table is not None:
+                state = _state_alone(home, stack)
+                logs.configure(options.log_level)  # reading the file may have something to say
+                file = RouteFile(route_table)
+                links = Alone(file, file.read(), keeps_usage=home is not None)
+            else:
+                state = folder.gateway
+                token = folder.secrets().gateway_token
+                links = (ControlLink(str(control), token), ControlLink(str(control), token))
+            if fd is not None:
+                parent.die_with_parent(os.getppid())
+            listener = inherited_or_listen(fd, options.host, options.port)
+            listener.setblocking(False)  # noqa: FBT003 - the library's signature
+        except (settings.SettingsError, HomeError, TableError, ValueError, OSError) as error:
+            return refuse(str(error), FATAL_EXIT)
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        is_own = fd is None or route_table is not None
+        logs.configure(options.log_level, None if is_own else folder.logs / "gateway.log")
+        _allow_many_files()
+        limits = Limits(drain_s=float(options.drain_timeout_s))
+        uvloop.run(_run(listener, state, name or "gateway", links, limits))
     return 0
+
+
+def _state_alone(home: Path | None, stack: contextlib.ExitStack) -> Path:
+    """Return the folder for the spool of a gateway that runs alone: kept only in a home."""
+    if home is not None:
+        return Home(home.absolute()).gateway
+    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tramontane-gateway-")))
 
 
 async def _run(
     listener: socket.socket,
     folder: Path,
     name: str,
-    links: tuple[ControlLink, ControlLink],
+    links: Links | Alone,
     limits: Limits,
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if isinstance(links, Alone):
+        loop.add_signal_handler(signal.SIGHUP, links.file.look_again)
     gc.set_threshold(_GC_YOUNG)
     gc.collect()
     gc.freeze()
@@ -89,7 +132,7 @@ async def serve(  # noqa: PLR0917 - wiring
     listener: socket.socket,
     folder: Path,
     name: str,
-    links: tuple[ControlLink, ControlLink],
+    links: Links | Alone,
     limits: Limits,
     stop: asyncio.Event,
 ) -> None:
@@ -102,37 +145,92 @@ async def serve(  # noqa: PLR0917 - wiring
     clock = SystemClock()
     owner = f"{name}-{os.getpid()}-{secrets.token_hex(4)}"
     meter = Meter(folder, owner=owner, gateway=name, clock=clock, limits=limits)
-    control = (links[0].host, links[0].port)
+    control = None if isinstance(links, Alone) else (links[0].host, links[0].port)
     gateway = Gateway(loop, meter=meter, clock=clock, limits=limits, control_address=control)
-    shipper = Shipper(meter, links[1], folder, loop, limits)
-    meter.on_event = shipper.wake
-    meter.open(loop)
-    last_good = routes.load(folder)
-    if last_good is not None:
-        gateway.apply(last_good)
 
     def apply(table: RouteTable) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(gateway.apply, table)
 
-    poller = RoutePoller(links[0], folder, apply, limits)
-    poller.start()
-    shipper.start()
+    around = (
+        _AroundAlone(links, gateway, meter, apply)
+        if isinstance(links, Alone)
+        else _AroundLinked(links, gateway, meter, apply, folder)
+    )
+    meter.open(loop)
+    around.start()
     gateway.sweep()
     server = await loop.create_server(lambda: ClientConnection(gateway), sock=listener)
     await stop.wait()
     server.close()
     await gateway.drain()
-    poller.close()
-    meter.seal()
-    shipper.wake()
-    await _wait_for(lambda: not meter.segments)
-    shipper.close()
-    await asyncio.to_thread(shipper.join, _LAST_SHIPPING_S)
-    await asyncio.to_thread(poller.join, _LAST_SHIPPING_S)
-    await asyncio.sleep(0)  # for what the shipper has handed to the loop
+    await around.close()
+    await asyncio.sleep(0)  # for what a thread has handed to the loop
     meter.close()
     gateway.stop()
+
+
+class _AroundLinked:
+    """What runs beside the gateway of a control plane: it brings tables and takes events."""
+
+    def __init__(
+        self,
+        links: Links,
+        gateway: Gateway,
+        meter: Meter,
+        apply: Apply,
+        folder: Path,
+    ) -> None:
+        self._gateway = gateway
+        self._meter = meter
+        self._folder = folder
+        self._shipper = Shipper(meter, links[1], folder, gateway.loop, gateway.limits)
+        self._poller = RoutePoller(links[0], folder, apply, gateway.limits)
+        meter.on_event = self._shipper.wake
+
+    def start(self) -> None:
+        """Begin with the last good table, then ask for a newer one."""
+        last_good = routes.load(self._folder)
+        if last_good is not None:
+            self._gateway.apply(last_good)
+        self._poller.start()
+        self._shipper.start()
+
+    async def close(self) -> None:
+        """Seal the books and hand over what can be handed over quickly."""
+        self._poller.close()
+        self._meter.seal()
+        self._shipper.wake()
+        await _wait_for(lambda: not self._meter.segments)
+        self._shipper.close()
+        await asyncio.to_thread(self._shipper.join, _LAST_SHIPPING_S)
+        await asyncio.to_thread(self._poller.join, _LAST_SHIPPING_S)
+
+
+class _AroundAlone:
+    """What runs beside a gateway that runs alone: it watches the file and bounds the books."""
+
+    def __init__(self, alone: Alone, gateway: Gateway, meter: Meter, apply: Apply) -> None:
+        self._alone = alone
+        self._gateway = gateway
+        self._meter = meter
+        self._watch = RouteFileWatch(alone.file, apply)
+        self._books = None if alone.keeps_usage else PassingBooks(meter, gateway.loop)
+
+    def start(self) -> None:
+        """Serve by the table that was read at the start."""
+        self._gateway.apply(self._alone.table)
+        self._watch.start()
+        if self._books is not None:
+            self._books.start()
+
+    async def close(self) -> None:
+        """Seal the books; nobody takes them over now."""
+        self._watch.close()
+        if self._books is not None:
+            self._books.close()
+        self._meter.seal()
+        await asyncio.to_thread(self._watch.join, _LAST_SHIPPING_S)
 
 
 async def _wait_for(is_so: Callable[[], bool]) -> None:
