@@ -51,6 +51,14 @@ def test_another_settings_file(tmp_path: Path) -> None:
         ({"TRAMONTANE_DEMO": "maybe"}, "TRAMONTANE_DEMO must be true or false"),
         ({"TRAMONTANE_LOG_LEVEL": "loud"}, "log_level must be debug"),
         ({"TRAMONTANE_DATABASE_URL": "mysql://x"}, "database_url must begin with"),
+        ({"TRAMONTANE_LOG_FORMAT": "xml"}, "log_format must be text or json, not 'xml'"),
+        ({"TRAMONTANE_METRICS_PORT": "x"}, "TRAMONTANE_METRICS_PORT must be a whole number"),
+        ({"TRAMONTANE_OTEL_ENDPOINT": "c:4318"}, "must begin with http:// or https://"),
+        ({"TRAMONTANE_TLS_CERTIFICATE": "c.pem"}, "needs tls_key; set both or neither"),
+        (
+            {"TRAMONTANE_REPLICA_TLS_CERTIFICATE": "c", "TRAMONTANE_REPLICA_TLS_KEY": "k"},
+            "needs replica_tls_ca",
+        ),
         ({"TRAMONTANE_CONFIG": "/nowhere/at/all.toml"}, "cannot be read"),
     ],
 )

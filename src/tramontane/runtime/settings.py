@@ -71,10 +71,62 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting("reconcile_interval_ms", 1_000, "pause between two looks at the world", 50, 60_000),
     Setting("drain_timeout_s", 30, "longest wait for requests in flight at a stop", 0, 3_600),
     Setting("log_level", "info", "debug, info, warning or error"),
+    Setting("log_format", "text", "text, or json for one JSON object per line"),
+    Setting(
+        "metrics_port",
+        None,
+        "port on which the gateway gives its metrics without a key; unset: only at /metrics, "
+        "to operators; 0 picks a free one",
+        0,
+        _PORT_MAX,
+    ),
+    Setting("metrics_host", "127.0.0.1", "address of the metrics port; keep strangers off it"),
+    Setting(
+        "otel_endpoint",
+        None,
+        "OTLP/HTTP address that gets a span of each traced request, such as "
+        "http://127.0.0.1:4318/v1/traces; needs the extra otel; unset: no tracing",
+    ),
+    Setting(
+        "otel_sample_percent",
+        10,
+        "of a hundred requests that bring no trace of their own, how many are traced",
+        0,
+        100,
+    ),
+    Setting(
+        "tls_certificate",
+        None,
+        "PEM file of the gateway's certificate and its chain; unset: plain HTTP",
+    ),
+    Setting("tls_key", None, "PEM file of the certificate's private key, without a passphrase"),
+    Setting(
+        "replica_tls_ca",
+        None,
+        "PEM file of the CA of the replicas' certificates; unset: replicas speak plain HTTP",
+    ),
+    Setting(
+        "replica_tls_certificate",
+        None,
+        "PEM file of the certificate that the gateway shows to replicas; unset: none",
+    ),
+    Setting("replica_tls_key", None, "PEM file of that certificate's private key"),
 )
 
 _BY_NAME: Final = {setting.name: setting for setting in TABLE}
-_OPTIONAL_INTEGERS: Final = frozenset({"node_cpu_millicores", "node_memory_bytes"})
+_OPTIONAL_INTEGERS: Final = frozenset({"node_cpu_millicores", "node_memory_bytes", "metrics_port"})
+_PATHS: Final = (
+    *("home", "demo_model", "models_root", "vllm_python", "tls_certificate", "tls_key"),
+    *("replica_tls_ca", "replica_tls_certificate", "replica_tls_key"),
+)
+# Each needs the one beside it.
+_TOGETHER: Final = (
+    ("tls_certificate", "tls_key"),
+    ("tls_key", "tls_certificate"),
+    ("replica_tls_certificate", "replica_tls_key"),
+    ("replica_tls_key", "replica_tls_certificate"),
+    ("replica_tls_certificate", "replica_tls_ca"),
+)
 _WORDS: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -96,6 +148,16 @@ class Settings:
     reconcile_interval_ms: int
     drain_timeout_s: int
     log_level: str
+    log_format: str
+    metrics_port: int | None
+    metrics_host: str
+    otel_endpoint: str | None
+    otel_sample_percent: int
+    tls_certificate: Path | None
+    tls_key: Path | None
+    replica_tls_ca: Path | None
+    replica_tls_certificate: Path | None
+    replica_tls_key: Path | None
 
 
 def load(
@@ -187,7 +249,18 @@ def _finish(values: dict[str, Any], folder: Path) -> Settings:
     if values["log_level"] not in {"debug", "info", "warning", "error"}:
         msg = f"log_level must be debug, info, warning or error, not {values['log_level']!r}"
         raise SettingsError(msg)
-    for name in ("home", "demo_model", "models_root", "vllm_python"):
+    if values["log_format"] not in {"text", "json"}:
+        msg = f"log_format must be text or json, not {values['log_format']!r}"
+        raise SettingsError(msg)
+    for name, other in _TOGETHER:
+        if values[name] is not None and values[other] is None:
+            msg = f"{name} is set and needs {other}; set both or neither"
+            raise SettingsError(msg)
+    endpoint = values["otel_endpoint"]
+    if endpoint is not None and not endpoint.startswith(("http://", "https://")):
+        msg = f"otel_endpoint must begin with http:// or https://, not {endpoint!r}"
+        raise SettingsError(msg)
+    for name in _PATHS:
         if values[name] is not None:
             values[name] = folder / Path(values[name]).expanduser()
     if values["database_url"] is None:
