@@ -57,6 +57,18 @@ def test_headers_tell_scheme_wait_and_no_retry():
     assert errors.headers_of(Code.NOT_FOUND) == {}
 
 
+def test_both_rate_limits_have_one_code_and_a_budget_forbids_another_try():
+    requests = errors.body(Code.RATE_LIMIT_EXCEEDED, "m")
+    tokens = errors.body(Code.TOKEN_LIMIT_EXCEEDED, "m")
+    assert requests["code"] == tokens["error"]["code"] == "rate_limit_exceeded"
+    assert (requests["type"], tokens["type"]) == ("requests", "tokens")
+    assert errors.headers_of(Code.TOKEN_LIMIT_EXCEEDED, retry_after_s=0.25) == {
+        "retry-after": "1",
+        "retry-after-ms": "250",
+    }
+    assert errors.headers_of(Code.INSUFFICIENT_QUOTA) == {"x-should-retry": "false"}
+
+
 def test_a_refusal_becomes_a_body():
     refusal = Refusal(Code.NAME_TAKEN, "name taken", "name")
     assert errors.body_of(refusal) == errors.body(Code.NAME_TAKEN, "name taken", param="name")

@@ -31,7 +31,10 @@ class Code(StrEnum):
     UNSUPPORTED_BY_ENGINE = "unsupported_by_engine"
     DOES_NOT_FIT = "does_not_fit"
     CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+    MODEL_NOT_ALLOWED = "model_not_allowed"
     RATE_LIMIT_EXCEEDED = "rate_limit_exceeded"
+    TOKEN_LIMIT_EXCEEDED = "token_limit_exceeded"  # noqa: S105 - told as rate_limit_exceeded
+    INSUFFICIENT_QUOTA = "insufficient_quota"
     NO_READY_REPLICA = "no_ready_replica"
     UPSTREAM_ERROR = "upstream_error"
     UNAVAILABLE = "unavailable"
@@ -45,7 +48,7 @@ class Refusal:
     code: Code
     message: str
     param: str | None = None
-    retry_after_s: int | None = None
+    retry_after_s: float | None = None
 
 
 class RefusedError(Exception):
@@ -57,7 +60,7 @@ class RefusedError(Exception):
 
 
 def refuse(
-    code: Code, message: str, *, param: str | None = None, retry_after_s: int | None = None
+    code: Code, message: str, *, param: str | None = None, retry_after_s: float | None = None
 ) -> RefusedError:
     """Return the exception for a refusal, to be raised by the caller."""
     return RefusedError(Refusal(code, message, param, retry_after_s))

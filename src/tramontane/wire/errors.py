@@ -37,12 +37,21 @@ STATUS: Final[dict[Code, tuple[int, str]]] = {
     Code.UNSUPPORTED_BY_ENGINE: (400, _INVALID),
     Code.DOES_NOT_FIT: (400, _INVALID),
     Code.CONTEXT_LENGTH_EXCEEDED: (400, _INVALID),
+    Code.MODEL_NOT_ALLOWED: (403, "permission_error"),
     Code.RATE_LIMIT_EXCEEDED: (429, "requests"),
+    Code.TOKEN_LIMIT_EXCEEDED: (429, "tokens"),
+    Code.INSUFFICIENT_QUOTA: (429, "insufficient_quota"),
     Code.NO_READY_REPLICA: (503, "overloaded"),
     Code.UPSTREAM_ERROR: (502, _SERVER),
     Code.UNAVAILABLE: (503, _SERVER),
     Code.INTERNAL: (500, _SERVER),
 }
+
+# Clients know one code of every rate limit and tell requests from tokens by the type.
+_TOLD_AS: Final[dict[Code, Code]] = {Code.TOKEN_LIMIT_EXCEEDED: Code.RATE_LIMIT_EXCEEDED}
+
+# A budget is not whole again because a client asks twice; OpenAI's retries every 429 and 409.
+_NO_RETRY: Final = frozenset({Code.INSUFFICIENT_QUOTA})
 
 # Mistral answers a body that fails validation with 422, OpenAI with 400.
 _VALIDATION: Final[dict[Code, str]] = {
@@ -69,7 +78,12 @@ def body(
     anything else Mistral's client fails to decode the error itself.
     """
     kind = STATUS[code][1]
-    error = {"message": message, "type": kind, "param": param, "code": str(code)}
+    error = {
+        "message": message,
+        "type": kind,
+        "param": param,
+        "code": str(_TOLD_AS.get(code, code)),
+    }
     union: dict[str, Any] = {"object": "error", **error, "error": error}
     if status_of(code, dialect) == 422:
         loc = ["body", *_location(param)]
@@ -88,13 +102,13 @@ def headers_of(
     """Return the headers that belong to an error, by lower-case name.
 
     401 names the scheme (RFC 9110, 11.6.1). A wait is told in both forms that clients read.
-    OpenAI's client retries 409 unless ``x-should-retry`` forbids it.
+    OpenAI's client retries 409 and 429 unless ``x-should-retry`` forbids it.
     """
     status = status_of(code, dialect)
     headers: dict[str, str] = {}
     if status == 401:
         headers["www-authenticate"] = "Bearer"
-    if status == 409:
+    if status == 409 or code in _NO_RETRY:
         headers["x-should-retry"] = "false"
     if retry_after_s is not None:
         headers["retry-after"] = str(max(1, math.ceil(retry_after_s)))
