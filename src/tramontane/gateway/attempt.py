@@ -22,9 +22,10 @@ from tramontane.gateway.calls.bodies import Call
 from tramontane.gateway.metering.entry import Entry
 from tramontane.gateway.metering.events import Started
 from tramontane.gateway.routes import ActiveRoute
+from tramontane.gateway.routing.choice import pick
 from tramontane.gateway.telemetry.series import RouteSeries
 from tramontane.gateway.upstream.connection import DialError, Headers, UpstreamConnection, dial
-from tramontane.gateway.upstream.replica import Replica, pick
+from tramontane.gateway.upstream.replica import Replica
 
 if TYPE_CHECKING:
     from tramontane.gateway.dispatch import Gateway
@@ -116,10 +117,9 @@ class Attempt:
             self._give_up(refusals.model_not_found(call.model))
             return
         self.route = active
-        active.turn += 1
         limits = gateway.limits
         most, tried = limits.replica_inflight_max, self._tried
-        replica = pick(active.replicas, active.turn, gateway.loop.time(), tried, most)
+        replica = pick(active, None, gateway.loop.time(), tried, most)
         if replica is None or len(tried) >= limits.attempts_max:
             is_full = any(other.inflight >= most for other in active.replicas)
             full = refusals.replicas_full(active.route, most)

@@ -93,7 +93,7 @@ class Gateway:
     def apply(self, table: RouteTable) -> None:
         """Route by ``table`` from now on. Requests in flight stay where they are."""
         before = self.index.replicas if self.index is not None else {}
-        self.index = RouteIndex(table, before)
+        self.index = RouteIndex(table, self.index)
         self.telemetry.make_room(self.index.by_name)
         kept = self.index.replicas
         for replica in before.values():

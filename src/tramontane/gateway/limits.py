@@ -33,6 +33,13 @@ class Limits:
     attempts_max: int = 3  # replicas tried for one request
     replica_inflight_max: int = 1_024  # what waits longer in an engine's queue is given up on
     aside_s: float = 2.0  # a replica that refused a connection is skipped for this long
+    eject_failures: int = 5  # in a row, and a replica is ejected: fewer happen to a healthy one
+    eject_share_percent: int = 50  # or so many of its answers within the window,
+    eject_seen_min: int = 20  # of at least so many,
+    eject_window_s: float = 10.0
+    eject_s: float = 5.0  # the first time; then twice as long each time, as it fails its probes
+    eject_s_max: float = 300.0
+    eject_calm_s: float = 60.0  # after so long without, the next time is a first time again
     pool_idle_s: float = 4.0  # below the 5 s after which llama.cpp and uvicorn hang up
     reuse_race_s: float = 1.0  # a kept connection that closes this soon had closed before
 

@@ -8,12 +8,15 @@ import logging
 import os
 from pathlib import Path
 from typing import Final
+from zlib import crc32
 
 import msgspec
 import orjson
 
 from tramontane.domain.routing import Route, RouteReplica, RouteTable
 from tramontane.gateway.auth import Authenticator
+from tramontane.gateway.routing.ring import Ring
+from tramontane.gateway.routing.traffic import Traffic
 from tramontane.gateway.telemetry.series import RouteSeries
 from tramontane.gateway.upstream.replica import Replica
 
@@ -22,34 +25,71 @@ FILE: Final = "route-table.json"
 
 
 class ActiveRoute:
-    """A route and its replicas as they are now."""
+    """A route and its replicas as they are now. ``canary`` is the other version of it."""
 
-    __slots__ = ("replicas", "route", "series", "turn")
+    __slots__ = ("canary", "replicas", "ring", "route", "seed", "series", "share", "traffic")
 
-    def __init__(self, route: Route, replicas: tuple[Replica, ...]) -> None:
+    def __init__(self, route: Route, replicas: tuple[Replica, ...], traffic: Traffic) -> None:
         self.route = route
         self.replicas = replicas
+        self.traffic = traffic
+        self.ring: Ring | None = None  # made when the first prefix is looked up
+        self.canary: ActiveRoute | None = None
         self.series: RouteSeries | None = None  # from the first request on
-        self.turn = 0  # where the search for the least loaded begins, so that ties are shared out
+        self.share = 0  # what `takes_canary` has added up
+        self.seed = crc32(route.project_id.encode())  # keeps the prefixes of projects apart
+
+    def make_ring(self) -> Ring:
+        """Return the ring of the replicas, from now on at hand."""
+        self.ring = Ring(self.replicas)
+        return self.ring
+
+    def takes_canary(self) -> bool:
+        """Tell whether the next request goes to the canary: exactly its share of any hundred."""
+        self.share += self.route.canary_percent
+        if self.share < 100:
+            return False
+        self.share -= 100
+        return True
+
+    def succeed(self, before: "ActiveRoute") -> None:
+        """Go on where ``before``, the same name in the table before, has left off."""
+        self.share = before.share
+        if self.replicas == before.replicas:
+            self.ring = before.ring
+        if self.canary is not None and before.canary is not None:
+            self.canary.succeed(before.canary)
 
 
 class RouteIndex:
     """One revision, ready for look-ups."""
 
-    __slots__ = ("auth", "by_name", "by_project", "probe_deployment_id", "replicas", "revision")
+    __slots__ = (
+        "auth",
+        "by_name",
+        "by_project",
+        "probe_deployment_id",
+        "replicas",
+        "revision",
+        "traffic",
+    )
 
-    def __init__(self, table: RouteTable, known: dict[str, Replica]) -> None:
-        """``known`` are the replicas of the revision before, by id; those that stay are kept."""
+    def __init__(self, table: RouteTable, before: "RouteIndex | None" = None) -> None:
+        """``before`` is the revision in use: replicas that stay keep connections and load."""
         self.revision = table.revision
         self.auth = Authenticator(table.hmac_key, table.keys)
         self.probe_deployment_id = table.probe_deployment_id
         self.replicas: dict[str, Replica] = {}
+        self.traffic: dict[str, Traffic] = {}
         self.by_name: dict[tuple[str, str], ActiveRoute] = {}
         self.by_project: dict[str, list[ActiveRoute]] = {}
         for route in table.routes:
-            replicas = tuple(self._replica(item, known) for item in route.replicas)
-            active = ActiveRoute(route, replicas)
-            self.by_name[route.project_id, route.model] = active
+            active = self._active(route, before)
+            name = (route.project_id, route.model)
+            old = before.by_name.get(name) if before is not None else None
+            if old is not None:
+                active.succeed(old)
+            self.by_name[name] = active
             self.by_project.setdefault(route.project_id, []).append(active)
 
     def find(self, project_id: str, model: str) -> ActiveRoute | None:
@@ -63,8 +103,28 @@ class RouteIndex:
                 return active
         return None
 
-    def _replica(self, item: RouteReplica, known: dict[str, Replica]) -> Replica:
-        found = self.replicas.get(item.id) or known.get(item.id)
+    def _active(self, route: Route, before: "RouteIndex | None") -> ActiveRoute:
+        replicas = tuple(self._replica(item, before) for item in route.replicas)
+        traffic = self._traffic(route.deployment_id, before)
+        traffic.replicas = replicas
+        active = ActiveRoute(route, replicas, traffic)
+        if route.canary is not None:
+            active.canary = self._active(route.canary, before)
+        return active
+
+    def _traffic(self, deployment_id: str, before: "RouteIndex | None") -> Traffic:
+        found = self.traffic.get(deployment_id)
+        if found is None and before is not None:
+            found = before.traffic.get(deployment_id)
+        if found is None:
+            found = Traffic(deployment_id)
+        self.traffic[deployment_id] = found
+        return found
+
+    def _replica(self, item: RouteReplica, before: "RouteIndex | None") -> Replica:
+        found = self.replicas.get(item.id)
+        if found is None and before is not None:
+            found = before.replicas.get(item.id)
         if found is None or (found.address, found.secret) != (item.address, item.secret):
             found = Replica(item.id, item.address, item.secret)
         self.replicas[item.id] = found

@@ -1,6 +1,5 @@
-"""A replica as a gateway sees it: its load, its kept connections, and whether to try it now."""
+"""A replica as a gateway sees it: its load, its kept connections, and how it has behaved."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tramontane.gateway.calls.bodies import ENDPOINTS
@@ -10,12 +9,22 @@ if TYPE_CHECKING:
 
 
 class Replica:
-    """One engine. ``inflight`` counts what this gateway has sent it and not seen the end of."""
+    """One engine. ``inflight`` counts what this gateway has sent it and not seen the end of.
+
+    ``failures`` counts those in a row; ``faults`` and ``answers`` since ``window_s``. Ejected it
+    is a suspect, for ``eject_s`` until ``ejected_s`` and then until a probe is answered
+    (`routing.outliers`). ``points`` are its places on the ring (`routing.ring`).
+    """
 
     __slots__ = (
         "address",
+        "answers",
         "aside_until",
+        "eject_s",
+        "ejected_s",
         "ending",
+        "failures",
+        "faults",
         "hangs_up_after_streams",
         "heads",
         "host",
@@ -23,8 +32,11 @@ class Replica:
         "idle",
         "inflight",
         "is_retired",
+        "is_suspect",
+        "points",
         "port",
         "secret",
+        "window_s",
     )
 
     def __init__(self, replica_id: str, address: str, secret: str) -> None:
@@ -38,6 +50,14 @@ class Replica:
         self.inflight = 0
         self.aside_until = 0.0
         self.is_retired = False
+        self.is_suspect = False
+        self.failures = 0
+        self.faults = 0
+        self.answers = 0
+        self.window_s = 0.0
+        self.eject_s = 0.0
+        self.ejected_s = 0.0
+        self.points: tuple[int, ...] = ()
         self.hangs_up_after_streams = False  # llama.cpp does, and does not announce it
         self.idle: list[UpstreamConnection] = []  # the last used one is the first reused
         self.ending: set[UpstreamConnection] = set()  # answered; their last bytes are on the way
@@ -74,28 +94,3 @@ class Replica:
             self.idle.pop(0).close()
         for connection in [item for item in self.ending if now - item.since > ending_s]:
             connection.close()
-
-
-def pick(
-    replicas: Sequence[Replica],
-    turn: int,
-    now: float,
-    tried: Sequence[Replica],
-    inflight_max: int,
-) -> Replica | None:
-    """Return the least loaded replica that was not tried and has fewer than ``inflight_max``.
-
-    Replicas set aside come last: when all are, one of them is still the best guess. ``turn``
-    decides between equals.
-    """
-    count = len(replicas)
-    best: Replica | None = None
-    best_load = (True, 0)
-    for step in range(count):
-        replica = replicas[(turn + step) % count]
-        if replica in tried or replica.is_retired or replica.inflight >= inflight_max:
-            continue
-        load = (replica.aside_until > now, replica.inflight)
-        if best is None or load < best_load:
-            best, best_load = replica, load
-    return best
