@@ -9,20 +9,30 @@ marks can only be a key. Rules of the wire reference, 2.1:
   ``stream_options`` without asking gets neither. The engine was asked in every case.
 * S6, an engine that fails midway: a valid chunk with ``finish_reason`` "error" and a top-level
   ``error``, no ``[DONE]``; the caller then drops the connection.
+* S5, tool calls: one whole call per delta, whatever pieces the engine sends (`tool_calls`).
 * S10: the first chunk's content is "", never null.
+
+What an engine tells of the prompt before its first token (llama.cpp's ``prompt_progress``, vLLM's
+``usage`` on every chunk, both asked for by us) is noted for a request that gets cut, and taken out.
 """
 
 import re
+from collections.abc import Callable
 from enum import Enum
 from typing import Any, Final
 
 import orjson
 
+from tramontane.gateway.calls.tool_calls import GatheredCalls
 from tramontane.gateway.calls.usage import Tokens, tokens_of
 
-_EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+# Turns one chunk of an engine into the chunks that the client gets for it.
+Edit = Callable[[dict[str, Any]], list[dict[str, Any]]]
+
+EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _NULL_CONTENT: Final = b'"role":"assistant","content":null'
 _EMPTY_CONTENT: Final = b'"role":"assistant","content":""'
+_RUNNING_USAGE: Final = b',"usage":{'
 
 
 class UsageForm(Enum):
@@ -40,16 +50,20 @@ class EventTooLargeError(Exception):
 class StreamWatch:
     """One stream's state.
 
-    ``tokens`` is the engine's count once seen; ``events`` counts the pieces that passed, less the
-    ``lead`` ones that carry no token; ``error`` is what the engine said when it failed midway.
+    ``tokens`` is the engine's count once seen; ``prompt`` are the prompt's tokens, and how many
+    of them were cached, when the engine told them early; ``events`` counts the pieces that
+    passed, less the ``lead`` ones that carry no token; ``error`` is what the engine said when it
+    failed midway; ``tail`` is what a stream ends with that the engine left without an end.
     """
 
-    tail = b"data: [DONE]\n\n"  # what ends the stream, for an engine that left it out
-
     __slots__ = (
+        "_calls",
+        "_edit",
         "_event_bytes_max",
         "_form",
+        "_has_running_usage",
         "_held",
+        "_is_close",
         "_last",
         "_partial",
         "_searched",
@@ -57,17 +71,35 @@ class StreamWatch:
         "events",
         "has_finish",
         "is_done",
+        "prompt",
+        "tail",
         "tokens",
     )
 
-    def __init__(self, form: UsageForm, *, lead: int, event_bytes_max: int) -> None:
+    def __init__(
+        self,
+        form: UsageForm,
+        *,
+        lead: int,
+        event_bytes_max: int,
+        edit: Edit | None = None,
+        calls: GatheredCalls | None = None,
+        has_running_usage: bool = False,
+    ) -> None:
+        """``calls``: tools were offered. ``has_running_usage``: each chunk carries a usage."""
         self._form = form
         self._event_bytes_max = event_bytes_max
+        self._edit = edit
+        self._calls = calls
+        self._has_running_usage = has_running_usage
+        self._is_close = edit is not None or calls is not None  # every event is looked into
         self._partial = bytearray()
         self._searched = 0
         self._held = b""  # the finish chunk, until the usage is known
         self._last = b""
         self.events = -lead
+        self.tail = b"data: [DONE]\n\n"
+        self.prompt: tuple[int, int] | None = None
         self.tokens: Tokens | None = None
         self.has_finish = False
         self.is_done = False
@@ -88,8 +120,11 @@ class StreamWatch:
             data = self._whole_events(data)
             if not data:
                 return b""
+        if self._has_running_usage:
+            data = self._without_usage(data)
         if (
-            self._held
+            self._is_close
+            or self._held
             or not self._last
             or b'"usage"' in data
             or b'"finish_reason":"' in data
@@ -100,7 +135,7 @@ class StreamWatch:
             return self._inspect(data)
         self._last = data
         # A comment (an engine's sign of life) stands alone; anything else is a piece of the answer.
-        passed = data.count(b"\n\n") or len(_EVENT_END.findall(data))
+        passed = data.count(b"\n\n") or len(EVENT_END.findall(data))
         self.events += passed - data.startswith(b":")
         return data
 
@@ -114,7 +149,7 @@ class StreamWatch:
 
     def failure(self, error: dict[str, Any], model: str) -> bytes:
         """Return the event that tells every known client of a failure midway (rule S6)."""
-        before = _parse(_payload_of(self._last[: _first_end(self._last)])) or {}
+        before = parse(payload_of(self._last[: _first_end(self._last)])) or {}
         is_text = before.get("object") == "text_completion"
         choice = {"text": "", "logprobs": None} if is_text else {"delta": {}}
         chunk = {
@@ -125,14 +160,14 @@ class StreamWatch:
             "choices": [{"index": 0, **choice, "finish_reason": "error"}],
             "error": error,
         }
-        return b"data: " + orjson.dumps(chunk) + b"\n\n"
+        return _event_of(chunk)
 
     def _whole_events(self, data: bytes) -> bytes:
         """Return the whole events so far and keep the rest."""
         partial = self._partial
         partial += data
         cut = 0
-        for match in _EVENT_END.finditer(partial, max(0, self._searched - 3)):
+        for match in EVENT_END.finditer(partial, max(0, self._searched - 3)):
             cut = match.end()
         whole = bytes(partial[:cut])
         del partial[:cut]
@@ -144,47 +179,78 @@ class StreamWatch:
     def _inspect(self, data: bytes) -> bytes:
         out: list[bytes] = []
         start = 0
-        for match in _EVENT_END.finditer(data):
+        for match in EVENT_END.finditer(data):
             out.append(self._pass_on(data[start : match.end()]))
             start = match.end()
             if self.is_done or self.error is not None:
                 break
         return b"".join(out)
 
+    def _without_usage(self, data: bytes) -> bytes:
+        """Take the usage from the end of a chunk; only the last chunk's own one is the client's."""
+        at = data.rfind(_RUNNING_USAGE)
+        if at < 0 or not data.endswith(b"}}\n\n") or data.count(b"\n\n") > 1:
+            return data  # `_pass_chunk` does it
+        if b'"choices":[]' in data:
+            return data
+        if self.prompt is None:
+            self._note_prompt(tokens_of(parse(data[at + 9 : -3])))
+        return data[:at] + b"}\n\n"
+
+    def _note_prompt(self, tokens: Tokens | None) -> None:
+        if tokens is not None:
+            self.prompt = (tokens[0], tokens[2])
+
     def _pass_on(self, event: bytes) -> bytes:
-        payload = _payload_of(event)
+        payload = payload_of(event)
         if payload == b"":
             return event  # a comment: it may overtake a chunk that is held
         if payload == b"[DONE]":
             self.is_done = True
             return self._release() + event
-        chunk = _parse(payload)
-        if chunk is not None and chunk.get("error"):
+        chunk = parse(payload)
+        if chunk is None:
+            self._last = event
+            self.events += 1
+            return self._release() + event
+        if chunk.get("error"):
             self.error = _message_of(chunk["error"])
             return self._release()
+        progress = chunk.get("prompt_progress")
+        if isinstance(progress, dict) and progress.keys() >= {"total", "cache"}:
+            self.prompt = (progress["total"], progress["cache"])
+            return b""
+        if self._edit is not None:
+            return b"".join([self._pass_chunk(_event_of(item), item) for item in self._edit(chunk)])
         if not self._last:
             event = event.replace(_NULL_CONTENT, _EMPTY_CONTENT, 1)
-        self._last = event
-        self.events += 1
-        if chunk is None:
-            return self._release() + event
         return self._pass_chunk(event, chunk)
 
     def _pass_chunk(self, event: bytes, chunk: dict[str, Any]) -> bytes:
+        self._last = event
+        self.events += 1
         tokens = tokens_of(chunk.get("usage"))
-        self.tokens = tokens or self.tokens
         choices = chunk.get("choices")
+        is_finish = _has_finish(choices)
+        if self._has_running_usage and tokens is not None and choices:
+            self._note_prompt(tokens)
+            del chunk["usage"]
+            event, tokens = _event_of(chunk), None
+        self.tokens = tokens or self.tokens
         if tokens is not None and not choices:
             self.events -= 1
             return self._place_usage(event, chunk["usage"])
-        if _has_finish(choices):
+        before = self._release()
+        if self._calls is not None and self._calls.take(chunk):
+            before += b"".join([_event_of(item) for item in self._calls.whole])
+            event = b"" if self._calls.is_rest_empty else _event_of(chunk)
+        if is_finish:
             self.has_finish = True
             self.events -= 1
             if tokens is None and self._form is UsageForm.ON_FINISH:
-                before = self._release()
                 self._held = event
                 return before
-        return self._release() + event
+        return before + event
 
     def _place_usage(self, event: bytes, usage: object) -> bytes:
         if self._form is UsageForm.OWN_CHUNK:
@@ -192,28 +258,32 @@ class StreamWatch:
         if self._form is UsageForm.NONE:
             return b""
         held, self._held = self._held, b""
-        chunk = _parse(_payload_of(held))
+        chunk = parse(payload_of(held))
         if chunk is None:  # no finish chunk came before it: better an extra chunk than no usage
             return event
-        return b"data: " + orjson.dumps({**chunk, "usage": usage}) + b"\n\n"
+        return _event_of({**chunk, "usage": usage})
 
     def _release(self) -> bytes:
         held, self._held = self._held, b""
         return held
 
 
+def _event_of(chunk: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(chunk) + b"\n\n"
+
+
 def _first_end(data: bytes) -> int:
-    match = _EVENT_END.search(data)
+    match = EVENT_END.search(data)
     return match.end() if match else len(data)
 
 
-def _payload_of(event: bytes) -> bytes:
+def payload_of(event: bytes) -> bytes:
     """Return the data of an event: its ``data:`` lines joined (HTML standard, 9.2.6)."""
     lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line[:5] == b"data:"]
     return b"\n".join(lines)
 
 
-def _parse(payload: bytes) -> dict[str, Any] | None:
+def parse(payload: bytes) -> dict[str, Any] | None:
     try:
         chunk = orjson.loads(payload)
     except orjson.JSONDecodeError:
