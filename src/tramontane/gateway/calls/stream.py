@@ -57,7 +57,7 @@ class StreamWatch:
     """
 
     __slots__ = (
-        "_calls",
+        "_gathered",
         "_edit",
         "_event_bytes_max",
         "_form",
@@ -72,9 +72,10 @@ class StreamWatch:
         "has_finish",
         "is_done",
         "prompt",
-        "tail",
         "tokens",
     )
+
+    tail = b"data: [DONE]\n\n"
 
     def __init__(
         self,
@@ -90,7 +91,7 @@ class StreamWatch:
         self._form = form
         self._event_bytes_max = event_bytes_max
         self._edit = edit
-        self._calls = calls
+        self._gathered = calls
         self._has_running_usage = has_running_usage
         self._is_close = edit is not None or calls is not None  # every event is looked into
         self._partial = bytearray()
@@ -98,7 +99,6 @@ class StreamWatch:
         self._held = b""  # the finish chunk, until the usage is known
         self._last = b""
         self.events = -lead
-        self.tail = b"data: [DONE]\n\n"
         self.prompt: tuple[int, int] | None = None
         self.tokens: Tokens | None = None
         self.has_finish = False
@@ -241,9 +241,9 @@ class StreamWatch:
             self.events -= 1
             return self._place_usage(event, chunk["usage"])
         before = self._release()
-        if self._calls is not None and self._calls.take(chunk):
-            before += b"".join([_event_of(item) for item in self._calls.whole])
-            event = b"" if self._calls.is_rest_empty else _event_of(chunk)
+        if self._gathered is not None and self._gathered.take(chunk):
+            before += b"".join([_event_of(item) for item in self._gathered.whole])
+            event = b"" if self._gathered.is_rest_empty else _event_of(chunk)
         if is_finish:
             self.has_finish = True
             self.events -= 1
@@ -284,6 +284,7 @@ def payload_of(event: bytes) -> bytes:
 
 
 def parse(payload: bytes) -> dict[str, Any] | None:
+    """Return the chunk in an event's data, or None when it is no JSON object."""
     try:
         chunk = orjson.loads(payload)
     except orjson.JSONDecodeError:
