@@ -43,6 +43,12 @@ class Limits:
     pool_idle_s: float = 4.0  # below the 5 s after which llama.cpp and uvicorn hang up
     reuse_race_s: float = 1.0  # a kept connection that closes this soon had closed before
 
+    # Waiting for a replica with room.
+    queue_max: int = 1_024  # requests: a quarter of what may be served at a time
+    queue_bytes_max: int = 128 * 1024 * 1024  # of their bodies, a project at most half of it
+    queue_s_min: float = 20.0  # at least so long, however short the measured start is
+    queue_s_max: float = 300.0  # at most so long: as long as the least patient client waits
+
     # The control plane.
     forward_buffer_bytes: int = 256 * 1024  # of an upload, before its reading pauses
     poll_wait_s: int = 20  # of the long poll for the route table

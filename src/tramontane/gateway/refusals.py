@@ -1,5 +1,6 @@
 """What the gateway says when it serves a request not: each sentence in one place."""
 
+import math
 from typing import Final
 
 from tramontane.domain.refusal import Code, Refusal
@@ -14,6 +15,9 @@ BUG: Final = Refusal(
     Code.INTERNAL, "the gateway failed to serve this request; it was written to the log"
 )
 TOO_SLOW: Final = Refusal(Code.REQUEST_TIMEOUT, "the request did not arrive in time; send it again")
+STOPPING: Final = Refusal(
+    Code.UNAVAILABLE, "the gateway is stopping; send the request again", retry_after_s=1
+)
 CONTROL_AWAY: Final = Refusal(
     Code.UNAVAILABLE, "the control plane does not answer now; try again", retry_after_s=1
 )
@@ -72,9 +76,36 @@ def replicas_full(route: Route, inflight_max: int) -> Refusal:
     return Refusal(Code.NO_READY_REPLICA, message, "model", 1)
 
 
+def queue_full(route: Route) -> Refusal:
+    """Return the refusal of a request for which there is no place to wait."""
+    wait_s = start_wait_s(route) or 1
+    message = (
+        f"the model {route.model!r} has no replica with room, and too many requests wait already; "
+        f"try again in {wait_s} s"
+    )
+    return Refusal(Code.NO_READY_REPLICA, message, "model", wait_s)
+
+
+def waited_in_vain(route: Route, waited_s: float) -> Refusal:
+    """Return the refusal of a request that has waited for a start for as long as it may."""
+    wait_s = start_wait_s(route) or _RETRY_AFTER_S
+    message = (
+        f"the model {route.model!r} is starting and was not ready within {waited_s:.0f} s; "
+        f"try again in {wait_s} s"
+    )
+    return Refusal(Code.NO_READY_REPLICA, message, "model", wait_s)
+
+
+def start_wait_s(route: Route) -> int | None:
+    """Return how long the start of a replica should take from now, None when none is expected."""
+    if route.retry_after_s is not None:
+        return route.retry_after_s
+    return max(1, math.ceil(route.start_ms / 1000)) if route.wakes else None
+
+
 def no_ready_replica(route: Route) -> Refusal:
     """Return the refusal of a model that nothing serves at the moment, with an honest wait."""
-    wait_s = route.retry_after_s
+    wait_s = start_wait_s(route) if not route.replicas else None
     if wait_s is not None:
         message = f"the model {route.model!r} is starting; try again in {wait_s} s"
     elif route.replicas:

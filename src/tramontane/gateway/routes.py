@@ -44,6 +44,10 @@ class ActiveRoute:
         self.ring = Ring(self.replicas)
         return self.ring
 
+    def all_replicas(self) -> tuple[Replica, ...]:
+        """Return the replicas of both versions."""
+        return self.replicas if self.canary is None else self.replicas + self.canary.replicas
+
     def takes_canary(self) -> bool:
         """Tell whether the next request goes to the canary: exactly its share of any hundred."""
         self.share += self.route.canary_percent

@@ -119,6 +119,16 @@ class Call:
         else:
             self.form = UsageForm.OWN_CHUNK if options.include_usage else UsageForm.NONE
 
+    @property
+    def prompt(self) -> object:
+        """Return the messages or the text that is continued, or None: nothing of it is kept."""
+        return self._value.get("messages") or self._value.get("prompt")
+
+    @property
+    def size_bytes(self) -> int:
+        """Return how many bytes the body has as it came."""
+        return len(self._raw)
+
     def prompt_tokens_max(self, context_length: int) -> int:
         """Return the most tokens that the prompt can have: one a byte, and the template's."""
         return min(context_length, len(self._raw))
