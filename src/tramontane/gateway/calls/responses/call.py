@@ -1,0 +1,154 @@
+"""One Responses request: what it asks for, as a chat for the engine and as a response back.
+
+It is read in two steps, because the items before it may have to be fetched: `read_responses_call`
+checks the body, `ResponsesCall.compose` joins it with the earlier items.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import orjson
+
+from tramontane.domain.refusal import Code, Refusal
+from tramontane.domain.routing import Route
+from tramontane.gateway.calls import bounds
+from tramontane.gateway.calls.bodies import CHAT, Call, Endpoint
+from tramontane.gateway.calls.responses import reply
+from tramontane.gateway.calls.responses.asks import chat_body, read_tools
+from tramontane.gateway.calls.responses.events import ResponseStream
+from tramontane.gateway.calls.responses.form import Asked, read_asked
+from tramontane.gateway.calls.responses.items import Item, messages_of, read_input
+from tramontane.gateway.calls.responses.reply import Skeleton
+from tramontane.gateway.calls.responses.sse import parse
+from tramontane.gateway.calls.stream import UsageForm
+from tramontane.gateway.calls.usage import MalformedReplyError, Tokens, tokens_of
+from tramontane.gateway.calls.validation import read_object
+
+RESPONSES: Final = Endpoint("responses", "/v1/responses", Asked)
+INPUT_TOKENS: Final = Endpoint("responses.input_tokens", "/v1/responses/input_tokens", Asked)
+
+
+class ResponsesCall(Call):
+    """A sound request. ``items`` is its own input; ``asks_to_store``: the client insists on it."""
+
+    __slots__ = ("_body", "_now_s", "asked", "asks_to_store", "items", "skeleton")
+
+    def __init__(
+        self, asked: Asked, skeleton: Skeleton, items: list[Item], now_s: "_Clock"
+    ) -> None:
+        """``now_s`` tells the time in seconds since 1970."""
+        self.endpoint = RESPONSES
+        self.upstream_path = CHAT.path
+        self.asked = asked
+        self.skeleton = skeleton
+        self.items = items
+        self.model = asked.model
+        # In the background too the engine streams: what it did is known when it is stopped.
+        self.is_stream = bool(asked.stream or asked.background)
+        self.asks_to_store = bool(asked.store or asked.background)
+        self.answers = 1
+        self.form = UsageForm.NONE
+        self._now_s = now_s
+        self._raw = b""
+        self._value = {}
+        self._asked = asked
+        self._body: dict[str, Any] = {}
+
+    def compose(self, history: Sequence[Item]) -> Refusal | None:
+        """Make the engine's body of the earlier items and the own ones; return why not."""
+        messages = messages_of(self.asked.instructions, [*history, *self.items])
+        if isinstance(messages, Refusal):
+            return messages
+        self._body = chat_body(self.asked, self.skeleton.tools, messages)
+        self._raw = orjson.dumps(self._body)
+        return None
+
+    @property
+    def chat(self) -> dict[str, Any]:
+        """Return the chat request without the model's name, once composed."""
+        return self._body
+
+    def completion_tokens_max(self, context_length: int) -> int:
+        """Return the most tokens that the answer can have."""
+        return min(context_length, self.asked.max_output_tokens or context_length)
+
+    def pieces_for(self, route: Route) -> tuple[bytes | memoryview, ...]:
+        """Return the body for the engine of ``route``."""
+        body = {"model": route.upstream_model, **self._body}
+        if self.is_stream:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+        return (orjson.dumps(body),)
+
+    def watch(self, event_bytes_max: int) -> ResponseStream:
+        """Return what makes named events of the engine's stream."""
+        return ResponseStream(self.skeleton, self._now_s, event_bytes_max=event_bytes_max)
+
+    def read_response(self, body: bytes) -> tuple[dict[str, Any], Tokens | None]:
+        """Return the response in an engine's whole reply, and its token counts.
+
+        Raises `MalformedReplyError`.
+        """
+        found = parse(body)
+        choices = found.get("choices") if found is not None else None
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        if found is None or not isinstance(choice, dict):
+            raise MalformedReplyError
+        ending = reply.ending_of(choice.get("finish_reason"))
+        usage = found.get("usage")
+        response = self.skeleton.response(
+            ending.status,
+            reply.output_of(self.skeleton, choice, ending),
+            usage=reply.usage_of(usage),
+            ending=ending,
+            completed_at_s=self._now_s(),
+        )
+        return response, tokens_of(usage)
+
+    def refused_by(self, route: Route) -> Refusal | None:
+        """Return why the engine of ``route`` must not be asked this, or None."""
+        engine = route.engine
+        return bounds.ambiguous_pattern(self._body, engine) or bounds.prompt_too_long(
+            len(self._raw), engine, route.context_length
+        )
+
+
+_Clock = Callable[[], int]
+
+
+def read_responses_call(
+    raw: bytes, token: str, *, may_store: bool, now_s: _Clock
+) -> ResponsesCall | Refusal:
+    """Check ``raw``; ``token`` makes the ids, ``may_store`` is what the organization allows."""
+    value = read_object(raw)
+    if isinstance(value, Refusal):
+        return value
+    asked = read_asked(value)
+    if isinstance(asked, Refusal):
+        return asked
+    refusal = bounds.refused_field(value) or _may_not_store(asked, may_store=may_store)
+    if refusal is not None:
+        return refusal
+    if asked.input is None:
+        return Refusal(Code.MISSING_REQUIRED_PARAMETER, "the field 'input' is missing", "input")
+    items = read_input(asked.input, token)
+    if isinstance(items, Refusal):
+        return items
+    tools = read_tools(asked)
+    if isinstance(tools, Refusal):
+        return tools
+    is_stored = may_store and asked.store is not False
+    skeleton = Skeleton(token, now_s(), asked, tools, is_stored)
+    return ResponsesCall(asked, skeleton, items, now_s)
+
+
+def _may_not_store(asked: Asked, *, may_store: bool) -> Refusal | None:
+    if may_store or not (asked.store or asked.background):
+        return None
+    name = "store" if asked.store else "background"
+    why = "asks for it" if asked.store else "needs it"
+    message = (
+        f"the field {name!r} {why}, but your organization does not allow responses to be stored: "
+        "an operator can allow it with may_store_responses of the organization; until then send "
+        "'store': false and no 'background'"
+    )
+    return Refusal(Code.INVALID_VALUE, message, name)
