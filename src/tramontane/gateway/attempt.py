@@ -28,6 +28,7 @@ from tramontane.gateway.upstream.connection import DialError, Headers, UpstreamC
 from tramontane.gateway.upstream.replica import Replica
 
 if TYPE_CHECKING:
+    from tramontane.gateway.client.request import Request
     from tramontane.gateway.dispatch import Gateway
 
 LOG: Final = logging.getLogger("tramontane.gateway.attempt")
@@ -73,7 +74,7 @@ class Attempt:
         "_pieces_checked",
         "_progress_s",
         "_replica",
-        "_request_id",
+        "_request",
         "_series",
         "_tried",
         "route",
@@ -86,7 +87,7 @@ class Attempt:
         key: RouteKey,
         call: Call,
         entry: Entry,
-        request_id: str,
+        request: "Request",
         series: RouteSeries,
     ) -> None:
         self._gateway = gateway
@@ -94,7 +95,7 @@ class Attempt:
         self._key = key
         self._call = call
         self._entry = entry
-        self._request_id = request_id
+        self._request = request
         self._series = series
         self.route: ActiveRoute | None = None  # the one in use, of the newest table
         self._connection: UpstreamConnection | None = None
@@ -207,13 +208,14 @@ class Attempt:
         assert active is not None  # `start` found it
         route = active.route
         pieces = call.pieces_for(route)
-        head = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
+        head = b"%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
             replica.heads[call.upstream_path],
-            self._request_id.encode(),
+            self._request.trace_lines,
+            self._request.id.encode(),
             sum(map(len, pieces)),
         )
         started = Started(
-            self._request_id,
+            self._request.id,
             key.organization_id,
             key.project_id,
             key.id,

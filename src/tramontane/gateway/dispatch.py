@@ -32,6 +32,7 @@ from tramontane.gateway.routes import RouteIndex
 from tramontane.gateway.telemetry.registry import Telemetry
 from tramontane.gateway.telemetry.serving import PATH as METRICS_PATH
 from tramontane.gateway.telemetry.serving import MetricsPage
+from tramontane.gateway.telemetry.spans import Spans
 from tramontane.gateway.upstream.replica import Replica
 from tramontane.runtime.clock import Clock
 
@@ -80,6 +81,7 @@ class Gateway:
         self.admission = Admission()
         self.telemetry = Telemetry(meter.gateway, __version__, limits.metric_series_max)
         self.metrics = MetricsPage(self)
+        self.spans: Spans | None = None  # set at the start when tracing is on
         self.is_draining = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._clients: set[ClientConnection] = set()
@@ -122,6 +124,11 @@ class Gateway:
     def new_request_id(self) -> str:
         """Return a fresh id."""
         return self._ids.next()
+
+    @property
+    def client_count(self) -> int:
+        """Return how many connections clients have open."""
+        return len(self._clients)
 
     def remove_client(self, client: "ClientConnection") -> None:
         """Forget a connection that has ended."""

@@ -25,6 +25,7 @@ from tramontane.gateway.client import replies
 from tramontane.gateway.metering.entry import Entry
 from tramontane.gateway.metering.events import STATUS_NONE
 from tramontane.gateway.routes import RouteIndex
+from tramontane.gateway.telemetry import tracing
 from tramontane.gateway.telemetry.series import REFUSED, RouteSeries
 from tramontane.gateway.upstream.faults import read_fault
 from tramontane.wire import errors
@@ -156,7 +157,9 @@ class Exchange:
         if why_not is not None:
             self._refuse(refusals.not_metered(why_not))
             return
-        self._attempt = attempt = Attempt(gateway, self, key, call, entry, self._request.id, series)
+        if gateway.spans is not None or self._request.trace_headers:
+            tracing.begin(gateway.spans, self._request)
+        self._attempt = attempt = Attempt(gateway, self, key, call, entry, self._request, series)
         attempt.start()
 
     def on_refused(self, refusal: Refusal) -> None:
@@ -366,6 +369,8 @@ class Exchange:
             is_stream = self._watch is not None
             took = now - began
             series.ended(name, outcome, status, took, first_byte_s, *spent, is_stream)
+            if self._request.trace is not None and self._gateway.spans is not None:
+                tracing.end(self._gateway.spans, self._request, entry, outcome, status, spent, now)
             return
         if entry is not None:
             series.in_flight -= 1

@@ -1,9 +1,10 @@
 """One request's head, checked beyond what the parser checks, and who serves it."""
 
-from typing import Protocol
+from typing import Final, Protocol
 
 import httptools
 
+from tramontane.gateway.telemetry.trace_context import TraceContext
 from tramontane.wire.dialect import Dialect, dialect_of
 
 
@@ -56,6 +57,9 @@ class Request:
         "since",
         "sink",
         "target",
+        "trace",
+        "trace_headers",
+        "trace_lines",
         "user_agent",
     )
 
@@ -73,6 +77,9 @@ class Request:
         self.id = ""
         self.authorization: bytes | None = None
         self.user_agent: bytes | None = None
+        self.trace_headers: tuple[tuple[bytes, bytes], ...] = ()  # as sent, names in lower case
+        self.trace: TraceContext | None = None  # of the span that this request gets
+        self.trace_lines = b""  # what an engine is told of it
         self.has_body = False
         self.has_reply = False  # the first bytes of one went out
         self.expects_continue = False
@@ -90,10 +97,27 @@ class Request:
         return dialect_of(self.path, agent)
 
 
+# Most headers of most requests are none of these.
+_READ: Final = frozenset(
+    {
+        b"authorization",
+        b"host",
+        b"content-length",
+        b"transfer-encoding",
+        b"user-agent",
+        b"expect",
+        b"traceparent",
+        b"tracestate",
+    }
+)
+
+
 def read_head(request: Request) -> str | None:
     """Note what the head says; return what is wrong with it."""
     for name, value in request.headers:
         lower = name.lower()
+        if lower not in _READ:
+            continue
         if lower == b"authorization":
             if request.authorization is not None:
                 return "there are two Authorization headers; send one"
@@ -112,6 +136,8 @@ def read_head(request: Request) -> str | None:
             if value.lower() != b"100-continue":
                 return "the only expectation understood is 100-continue"
             request.expects_continue = not request.is_http_10
+        else:  # the trace context, which few send
+            request.trace_headers = (*request.trace_headers, (lower, value))
     return _read_framing(request) or _read_target(request)
 
 

@@ -16,10 +16,10 @@ class Entry:
         "_left_slot",
         "_meter",
         "_slot",
-        "_started",
         "counted_tokens",
         "first_byte_s",
         "has_reached",
+        "started",
         "started_ms",
         "started_s",
     )
@@ -29,7 +29,7 @@ class Entry:
         self._meter = meter
         self._slot = _NO_SLOT
         self._left_slot = _NO_SLOT
-        self._started: Started | None = None
+        self.started: Started | None = None
         self.first_byte_s = 0.0  # the loop's time, 0 without a reply
         self._is_admitted = False
         self.has_reached = False
@@ -45,7 +45,7 @@ class Entry:
 
     def begin(self, started: Started) -> None:
         """Write the slot for an engine; a slot for an engine before it stands until `settle`."""
-        self._started = started
+        self.started = started
         self._left_slot = self._slot
         self._slot = self._meter.begin(started)
 
@@ -80,12 +80,12 @@ class Entry:
         if not self._is_admitted:
             return
         self._is_admitted = False
-        if not self.has_reached or self._started is None:
+        if not self.has_reached or self.started is None:
             self._meter.dismiss()
             return
         first_byte_ms = round((self.first_byte_s - self.started_s) * 1000)
         line = ended(
-            self._started,
+            self.started,
             gateway=self._meter.gateway,
             outcome=outcome,
             status=status,

@@ -1,5 +1,6 @@
 """Keeps the series of all models, within a bound, and the gauges that are read when asked for."""
 
+import threading
 from collections.abc import Callable, Collection
 from typing import Final
 
@@ -21,6 +22,7 @@ class Telemetry:
         self.readings: list[tuple[Metric, Callable[[], float]]] = []
         self.spans_exported = 0
         self.spans_dropped = 0
+        self._span_lock = threading.Lock()
         self._series_max = series_max
         self._series: dict[tuple[str, str], RouteSeries] = {}
         self._other = RouteSeries(OTHER, OTHER)
@@ -58,6 +60,12 @@ class Telemetry:
     def refused(self, code: Code) -> None:
         """Count an error that went to a client."""
         self.refusals[code] = self.refusals.get(code, 0) + 1
+
+    def count_spans(self, exported: int, dropped: int) -> None:
+        """Count spans that the collector took, or did not; from any thread."""
+        with self._span_lock:
+            self.spans_exported += exported
+            self.spans_dropped += dropped
 
     def read(self, metric: Metric, reading: Callable[[], float]) -> None:
         """Have ``reading`` called for the value of ``metric`` whenever the page is made."""
