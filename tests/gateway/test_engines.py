@@ -220,18 +220,25 @@ def test_a_stream_that_stalls_is_cut(gateway: GatewayThread):
     assert b" 502 " in gateway.raw(post(CHAT, body, extra="Connection: close\r\n"))
 
 
-def test_requests_go_to_the_least_loaded_replica(tmp_path: Path):
+def test_requests_without_a_prefix_go_to_the_least_loaded_replica(tmp_path: Path):
+    """Embeddings keep nothing that a later request could use."""
+
+    def embed(gateway: GatewayThread, **stub: float) -> int:
+        body = {"model": MODEL, "input": "hello", "stub": stub}
+        with gateway.client() as client:
+            return client.post("/v1/embeddings", json=body).status_code
+
     with (
         StubEngine() as one,
         StubEngine() as two,
         standing(tmp_path, [one.address, two.address]) as (gateway, _),
     ):
         with ThreadPoolExecutor(10) as pool:
-            slow = [pool.submit(gateway.chat, stub={"delay_s": 0.4}) for _ in range(10)]
-            assert [item.result().status_code for item in slow] == [200] * 10
+            slow = [pool.submit(embed, gateway, delay_s=0.4) for _ in range(10)]
+            assert [item.result() for item in slow] == [200] * 10
         assert (len(one.requests), len(two.requests)) == (5, 5)
         for _ in range(10):
-            gateway.chat()
+            embed(gateway)
         assert len(one.requests) == len(two.requests) == 10
 
 
@@ -307,7 +314,7 @@ def test_a_replica_killed_under_load_costs_only_what_it_was_serving(tmp_path: Pa
         stop.set()
         found = Counter(status for item in working for status in item.result())
         assert set(found) <= {200, 502}
-        assert found[502] <= 4  # half of eight were there
+        assert found[502] <= 5  # of eight: their prompt is the same, and 1.25 of the mean the most
         assert found[200] > 50
         served = set(one.ids) | set(two.ids)
         events = control.wait_events(len(served))

@@ -31,6 +31,7 @@ class StubControl:
 
     table: RouteTable | None = None
     events: dict[str, dict[str, Any]] = field(default_factory=dict)
+    demand: list[dict[str, Any]] = field(default_factory=list)  # every report of it
     duplicates: int = 0
     batches: int = 0
     calls: list[Call] = field(default_factory=list)
@@ -130,6 +131,9 @@ class _Answering(BaseHTTPRequestHandler):
                 self._send(401, {}, b"{}")
             elif parts.path.endswith("/route-table"):
                 self._table(parse_qs(parts.query))
+            elif parts.path.endswith("/demand"):
+                control.demand.append(json.loads(body))
+                self._send(200, {}, b"{}")
             else:
                 self._events(json.loads(body)["events"])
             return

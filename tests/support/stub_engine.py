@@ -65,6 +65,7 @@ class StubEngine:
         self.requests: list[Seen] = []
         self.connections = 0
         self.healthy = True
+        self.script: dict[str, Any] = {}  # for requests that bring none of their own
         self.loading = False  # answers 503 to everything, as engines do while they load
         self.log = log
         self._port = port
@@ -184,7 +185,7 @@ class StubEngine:
             await _write(writer, 401, b'{"error":{"message":"Invalid API Key"}}')
             return False
         asked = seen.json
-        script = Script(**asked.get("stub", {}))
+        script = Script(**asked.get("stub", self.script))
         if script.delay_s:
             await asyncio.sleep(script.delay_s)
         if script.die == "before":

@@ -29,6 +29,8 @@ from tramontane.gateway.metering.meter import Meter
 from tramontane.gateway.probe import Probe
 from tramontane.gateway.request_ids import RequestIds
 from tramontane.gateway.routes import RouteIndex
+from tramontane.gateway.routing.demand import DemandMeter
+from tramontane.gateway.routing.queue import WaitingQueue
 from tramontane.gateway.telemetry.registry import Telemetry
 from tramontane.gateway.telemetry.serving import PATH as METRICS_PATH
 from tramontane.gateway.telemetry.serving import MetricsPage
@@ -82,6 +84,9 @@ class Gateway:
         self.telemetry = Telemetry(meter.gateway, __version__, limits.metric_series_max)
         self.metrics = MetricsPage(self)
         self.spans: Spans | None = None  # set at the start when tracing is on
+        self.queue = WaitingQueue(limits, self._tell_first)
+        self.demand = DemandMeter()
+        self._is_flush_due = False
         self.is_draining = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._clients: set[ClientConnection] = set()
@@ -102,6 +107,24 @@ class Gateway:
             if kept.get(replica.id) is not replica:
                 replica.retire()
                 self._leaving.append(replica)
+        if self.queue.count:
+            self.flush_queue_soon()
+
+    def flush_queue_soon(self) -> None:
+        """Send on who waits for a replica, when what is being done now is done."""
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self.loop.call_soon(self._flush_queue)
+
+    def _flush_queue(self) -> None:
+        self._is_flush_due = False
+        if self.index is not None:
+            self.queue.flush(self.index)
+
+    def _tell_first(self) -> None:
+        """Tell at once of a deployment for which a first request waits."""
+        if self.index is not None:
+            self.demand.wake(self.index.traffic.values(), self.loop.time())
 
     def add_client(self, client: "ClientConnection") -> bool:
         """Take a connection in; False when there are too many or we are leaving."""
@@ -141,6 +164,9 @@ class Gateway:
         self.meter.touch()
         for client in list(self._clients):
             client.check(now)
+        self.queue.sweep(now)
+        if self.index is not None:
+            self.demand.read(self.index.traffic.values(), now)
         replicas = list(self.index.replicas.values()) if self.index is not None else []
         for replica in replicas + self._leaving:
             replica.tidy(now, self.limits.pool_idle_s, self.limits.linger_s)
@@ -155,6 +181,7 @@ class Gateway:
     async def drain(self) -> None:
         """Finish what is being served, within the limit, then drop what is left."""
         self.is_draining = True
+        self.queue.close()
         deadline = self.loop.time() + self.limits.drain_s
         while self._clients and self.loop.time() < deadline:
             for client in list(self._clients):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from tramontane.domain.pricing import cost_nano
-from tramontane.domain.refusal import Refusal
+from tramontane.domain.refusal import Code, Refusal
 from tramontane.domain.routing import RouteKey
 from tramontane.domain.usage import Outcome
 from tramontane.gateway import refusals
@@ -312,12 +312,15 @@ class Exchange:
             self._reply_bytes = 0
             if self._attempt.start_elsewhere(refusal.message):
                 return
+        if refusal.code is Code.UPSTREAM_ERROR and self._attempt is not None:
+            self._attempt.blame()
         self._end(Outcome.FAILED, errors.status_of(refusal.code, self._request.dialect), _NO_TOKENS)
         self._gateway.refuse(self._client, self._request, refusal, self._limit_lines())
 
     def _stop(self, why: str, kind: str) -> None:
         self._note_fault(kind)
         if self._attempt is not None:
+            self._attempt.blame()
             self._attempt.abort()
         self._fail(why)
 
@@ -325,6 +328,8 @@ class Exchange:
         """Tell the client that the engine did not make it, in the form that it can still read."""
         refusal = refusals.engine_failed(why)
         request, watch, call = self._request, self._watch, self._call
+        if self._attempt is not None:
+            self._attempt.blame()
         if not request.has_reply or watch is None or call is None:
             self._end(outcome, errors.status_of(refusal.code))
             self._gateway.refuse(self._client, request, refusal, self._limit_lines())
@@ -353,6 +358,8 @@ class Exchange:
             entry.end(outcome, status, tokens, now)
         counted = (0, entry.counted_tokens, 0) if entry is not None else _NO_TOKENS
         spent = tokens or counted
+        if attempt is not None:
+            attempt.count_tokens(spent[1])
         self._count(outcome, status, spent, now)
         if ticket is not None:
             active = attempt.route if attempt is not None else None

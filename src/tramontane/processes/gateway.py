@@ -22,6 +22,7 @@ from tramontane.gateway import routes
 from tramontane.gateway.alone.books import PassingBooks
 from tramontane.gateway.alone.route_file import Apply, RouteFile, RouteFileWatch
 from tramontane.gateway.client.connection import ClientConnection
+from tramontane.gateway.control_plane.demand import DemandReporter
 from tramontane.gateway.control_plane.link import ControlLink
 from tramontane.gateway.control_plane.poller import RoutePoller
 from tramontane.gateway.dispatch import Gateway
@@ -155,7 +156,7 @@ async def serve(  # noqa: PLR0917 - wiring
     around = (
         _AroundAlone(links, gateway, meter, apply)
         if isinstance(links, Alone)
-        else _AroundLinked(links, gateway, meter, apply, folder)
+        else _AroundLinked(links, gateway, meter, apply, folder, owner)
     )
     meter.open(loop)
     around.start()
@@ -173,20 +174,24 @@ async def serve(  # noqa: PLR0917 - wiring
 class _AroundLinked:
     """What runs beside the gateway of a control plane: it brings tables and takes events."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - wiring
         self,
         links: Links,
         gateway: Gateway,
         meter: Meter,
         apply: Apply,
         folder: Path,
+        owner: str,
     ) -> None:
+        """``owner`` names this life of the process."""
         self._gateway = gateway
         self._meter = meter
         self._folder = folder
         self._shipper = Shipper(meter, links[1], folder, gateway.loop, gateway.limits)
         self._poller = RoutePoller(links[0], folder, apply, gateway.limits)
         meter.on_event = self._shipper.wake
+        self._demand = DemandReporter(links[0].another(), meter.gateway, owner)
+        gateway.demand.tell = self._demand.tell
 
     def start(self) -> None:
         """Begin with the last good table, then ask for a newer one."""
@@ -195,16 +200,19 @@ class _AroundLinked:
             self._gateway.apply(last_good)
         self._poller.start()
         self._shipper.start()
+        self._demand.start()
 
     async def close(self) -> None:
         """Seal the books and hand over what can be handed over quickly."""
         self._poller.close()
+        self._demand.close()
         self._meter.seal()
         self._shipper.wake()
         await _wait_for(lambda: not self._meter.segments)
         self._shipper.close()
         await asyncio.to_thread(self._shipper.join, _LAST_SHIPPING_S)
         await asyncio.to_thread(self._poller.join, _LAST_SHIPPING_S)
+        await asyncio.to_thread(self._demand.join, _LAST_SHIPPING_S)
 
 
 class _AroundAlone:

@@ -30,9 +30,14 @@ class ControlLink:
             raise ValueError(msg)
         self.host = parts.hostname
         self.port = parts.port or 80
+        self._url = url
         self._token = token
         self._connection: http.client.HTTPConnection | None = None
         self.closed = threading.Event()
+
+    def another(self) -> "ControlLink":
+        """Return a link to the same control plane, for one more thread."""
+        return ControlLink(self._url, self._token)
 
     def request(
         self, method: str, path: str, body: bytes | None = None, *, timeout_s: float = _TIMEOUT_S
