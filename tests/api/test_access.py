@@ -28,6 +28,13 @@ BODIES: dict[str, Any] = {
     "POST /cloud/v1/deployments": {"name": "new", "model": "tramontane-demo"},
     "PATCH /cloud/v1/deployments/{deployment}": {"replicas": 2},
     "POST /cloud/v1/deployments/{deployment}/scale": {"replicas": 2},
+    "PUT /cloud/v1/deployments/{deployment}/autoscale": {
+        "replicas_max": 2,
+        "requests_in_flight": 4,
+    },
+    "PUT /cloud/v1/deployments/{deployment}/canary": {"percent": 10},
+    "POST /cloud/v1/deployments/{deployment}/canary/promote": {},
+    "POST /internal/v1/demand": {"gateway": "g", "holder": "h", "deployments": []},
     "POST /internal/v1/usage-events": {"events": []},
 }
 QUERIES = {"GET /cloud/v1/events": "?subject=dep_x"}
@@ -55,6 +62,11 @@ EXPECTED = {
     "PATCH /cloud/v1/deployments/{deployment}": Permission.DEPLOYMENTS_WRITE,
     "DELETE /cloud/v1/deployments/{deployment}": Permission.DEPLOYMENTS_WRITE,
     "POST /cloud/v1/deployments/{deployment}/scale": Permission.DEPLOYMENTS_WRITE,
+    "PUT /cloud/v1/deployments/{deployment}/autoscale": Permission.DEPLOYMENTS_WRITE,
+    "DELETE /cloud/v1/deployments/{deployment}/autoscale": Permission.DEPLOYMENTS_WRITE,
+    "PUT /cloud/v1/deployments/{deployment}/canary": Permission.DEPLOYMENTS_WRITE,
+    "DELETE /cloud/v1/deployments/{deployment}/canary": Permission.DEPLOYMENTS_WRITE,
+    "POST /cloud/v1/deployments/{deployment}/canary/promote": Permission.DEPLOYMENTS_WRITE,
     "GET /cloud/v1/deployments/{deployment}/logs": Permission.DEPLOYMENTS_READ,
     "GET /cloud/v1/deployments/{deployment}/events": Permission.DEPLOYMENTS_READ,
     "GET /cloud/v1/replicas": Permission.REPLICAS_READ,
@@ -66,7 +78,11 @@ EXPECTED = {
     "GET /cloud/v1/events": Permission.EVENTS_READ,
     "GET /cloud/v1/plan": Permission.PLAN_READ,
 }  # fmt: skip
-GATEWAYS = {"GET /internal/v1/route-table", "POST /internal/v1/usage-events"}
+GATEWAYS = {
+    "GET /internal/v1/route-table",
+    "POST /internal/v1/demand",
+    "POST /internal/v1/usage-events",
+}
 EVERY = sorted([*EXPECTED, *GATEWAYS])
 
 

@@ -54,8 +54,10 @@ def test_every_route_is_described(shared_cloud: Cloud, document: dict[str, Any])
 
 def test_every_field_of_a_request_is_described_and_bounded(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
-    bodies = [name for name in schemas if name.startswith(("Create", "Import", "Patch", "Scale"))]
-    assert len(bodies) == 7
+    bodies = [
+        name for name in schemas if name.startswith(("Create", "Import", "Patch", "Scale", "Set"))
+    ]
+    assert len(bodies) == 9
     for name in bodies:
         assert schemas[name]["additionalProperties"] is False
         for example in schemas[name]["examples"]:
@@ -64,6 +66,9 @@ def test_every_field_of_a_request_is_described_and_bounded(document: dict[str, A
             assert schema.get("description"), f"{name}.{field}"
             forms = schema.get("anyOf", [schema])
             for form in forms:
+                if "$ref" in form:
+                    assert form["$ref"].rpartition("/")[2] in bodies
+                    continue
                 bounded = {"enum", "maximum", "maxLength", "maxProperties"} & set(form)
                 assert bounded or form["type"] == "null", f"{name}.{field}"
 

@@ -33,7 +33,7 @@ from tramontane.domain.planning.plan import (
 )
 from tramontane.domain.planning.replica_plan import plan_replicas
 from tramontane.domain.planning.rollout import SURGE_MAX
-from tramontane.domain.planning.snapshot import Demand, ReplicaSnapshot, from_json, to_json
+from tramontane.domain.planning.snapshot import Need, ReplicaSnapshot, from_json, to_json
 from tramontane.domain.replica import Replica, ReplicaStatus, check_transition
 from tramontane.domain.resources import Resources
 
@@ -68,23 +68,23 @@ def snapshots(draw: st.DrawFn) -> ReplicaSnapshot:
         )
         for number in range(1, draw(st.integers(1, 4)) + 1)
     )
-    demands = tuple(Demand(deployment.id, draw(needs)) for deployment in deployments)
-    replicas = _fitting(draw, nodes, deployments, demands)
+    known_needs = tuple(Need(deployment.id, draw(needs)) for deployment in deployments)
+    replicas = _fitting(draw, nodes, deployments, known_needs)
     base = snapshot_of(deployments, tuple(replicas), nodes=nodes)
-    return replace(base, demands=demands)
+    return replace(base, needs=known_needs)
 
 
 def _fitting(
     draw: st.DrawFn,
     nodes: tuple[Node, ...],
     deployments: tuple[Deployment, ...],
-    demands: tuple[Demand, ...],
+    known_needs: tuple[Need, ...],
 ) -> list[Replica]:
     statuses = [s for s in ReplicaStatus if s not in {ReplicaStatus.FAILED, ReplicaStatus.STOPPED}]
     replicas: list[Replica] = []
     for number in range(draw(st.integers(0, 6))):
         index = draw(st.integers(0, len(deployments) - 1))
-        deployment, need = deployments[index], demands[index].resources
+        deployment, need = deployments[index], known_needs[index].resources
         assert need is not None
         node = draw(st.integers(1, len(nodes)))
         room = rooms_of(nodes, replicas)[typed_id(ids.NODE, node)]
@@ -243,7 +243,7 @@ def _check_settled(snapshot: ReplicaSnapshot, plan: Plan) -> None:
             assert deployment.reason is None
             continue
         # Whoever waits really has no room, and says so.
-        need = next(d.resources for d in snapshot.demands if d.deployment_id == deployment.id)
+        need = next(d.resources for d in snapshot.needs if d.deployment_id == deployment.id)
         assert need is not None
         rooms = rooms_of(nodes, snapshot.replicas)
         assert not any(room.holds(need) for room in rooms.values())
@@ -298,7 +298,7 @@ def test_the_order_of_the_input_does_not_matter(snapshot: ReplicaSnapshot, seed:
     other = replace(
         snapshot,
         deployments=shuffled(snapshot.deployments),
-        demands=shuffled(snapshot.demands),
+        needs=shuffled(snapshot.needs),
         replicas=shuffled(snapshot.replicas),
         clusters=(replace(state, nodes=shuffled(state.nodes), view=view),),
     )

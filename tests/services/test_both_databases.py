@@ -9,7 +9,7 @@ from tests.support.cloud import Cloud
 from tramontane.domain.deployment import SpecChange
 from tramontane.domain.refusal import RefusedError
 from tramontane.domain.tenancy import Role
-from tramontane.services.deployments import NewDeployment
+from tramontane.services.deployments.wishes import NewDeployment
 from tramontane.store.db import NameTakenError
 
 WRITERS = 6

@@ -11,7 +11,7 @@ from tests.support.weights import write_gguf, write_safetensors
 from tramontane.domain.deployment import DeploymentStatus, SpecChange
 from tramontane.domain.refusal import Code, RefusedError
 from tramontane.domain.resources import Resources
-from tramontane.services.deployments import DescribedDeployment, NewDeployment
+from tramontane.services.deployments.wishes import DescribedDeployment, NewDeployment
 from tramontane.store import deployments
 from tramontane.store.db import NameTakenError
 

@@ -20,7 +20,7 @@ from tests.support.weights import (
 )
 from tramontane.domain.catalog import WeightsFormat
 from tramontane.domain.refusal import Code, RefusedError
-from tramontane.services.deployments import NewDeployment
+from tramontane.services.deployments.wishes import NewDeployment
 from tramontane.services.models import IMPORTS_MAX, CatalogueEntry, Models
 from tramontane.services.weights_files import inspect
 

@@ -18,6 +18,16 @@ def test_specs_round_trip(spec):
     assert codec.decode_spec(codec.encode_spec(spec)) == spec
 
 
+@given(values.scales)
+def test_scales_round_trip(scale):
+    assert codec.decode_scale(codec.encode_scale(scale)) == scale
+
+
+@given(values.canaries)
+def test_canaries_round_trip(canary):
+    assert codec.decode_canary(codec.encode_canary(canary)) == canary
+
+
 @given(values.launches)
 def test_launches_round_trip(launch):
     assert codec.decode_launch(codec.encode_launch(launch)) == launch

@@ -15,7 +15,7 @@ from tramontane.domain.observation import (
     Reachable,
     RunState,
 )
-from tramontane.domain.planning.snapshot import ClusterState, Demand, ReplicaSnapshot
+from tramontane.domain.planning.snapshot import ClusterState, Need, ReplicaSnapshot
 from tramontane.domain.refusal import Code, Refusal
 from tramontane.domain.replica import Replica, ReplicaStatus
 from tramontane.domain.resources import Resources
@@ -171,7 +171,7 @@ def snapshot_of(
     return ReplicaSnapshot(
         now_ms=now_ms,
         deployments=deployments,
-        demands=tuple(Demand(d.id, need) for d in deployments),
+        needs=tuple(Need(d.id, need) for d in deployments),
         replicas=replicas,
         clusters=(state_of(nodes, observations, view),),
         routed_replica_ids=routed,

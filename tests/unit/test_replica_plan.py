@@ -30,7 +30,7 @@ from tramontane.domain.planning.plan import (
     Transition,
 )
 from tramontane.domain.planning.replica_plan import plan_replicas
-from tramontane.domain.planning.snapshot import Demand, ReplicaSnapshot
+from tramontane.domain.planning.snapshot import Need, ReplicaSnapshot
 from tramontane.domain.replica import ReplicaStatus
 from tramontane.domain.resources import Resources
 
@@ -161,7 +161,7 @@ def test_a_rollout_without_room_keeps_the_old_and_says_why() -> None:
 def test_a_refusal_of_the_recipe_is_the_reason() -> None:
     deployment = deployment_of()
     snapshot = replace(
-        snapshot_of((deployment,)), demands=(Demand(deployment.id, None, "context too long"),)
+        snapshot_of((deployment,)), needs=(Need(deployment.id, None, "context too long"),)
     )
     plan = plan_replicas(snapshot)
     assert "Place" not in kinds(plan)

@@ -2,11 +2,13 @@
 
 A waiting request holds no thread and asks nothing: it waits for an event of the event loop. While
 anyone waits, one task reads the revision (one indexed row) every `POLL_INTERVAL_S` and wakes all
-of them when it changed. A notification from the reconciler in this process would save at most that
-interval and would miss what another copy of the control plane published, so there is none.
+of them when it changed. What the reconciler of this process publishes it `tell`s: a request that
+waits for a first replica cannot spare that interval. What another copy of the control plane
+publishes is found by looking.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Final
@@ -58,6 +60,22 @@ class RevisionWatch:
             return
         finally:
             self._waiting -= 1
+
+    @property
+    def is_awaited(self) -> bool:
+        """Tell whether anyone waits now."""
+        return self._waiting > 0
+
+    def tell(self, revision: int) -> None:
+        """Wake those who wait for another revision than the one that was just published.
+
+        May be called from any thread.
+        """
+        loop = self._loop
+        if loop is not None:
+            # Closed already, when the process is ending: then nobody waits any more.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._note, revision)
 
     def close(self) -> None:
         """Let everyone who waits go, now and from now on: the process is to end.

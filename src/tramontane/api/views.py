@@ -1,6 +1,7 @@
 """Domain values as replies: what is shown of each, and to whom."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from tramontane.domain import event as domain_event
@@ -8,9 +9,10 @@ from tramontane.domain import fleet as domain_fleet
 from tramontane.domain import resources as domain_resources
 from tramontane.domain import tenancy, usage
 from tramontane.domain.catalog import ModelVersion
+from tramontane.domain.deployment import Deployment
 from tramontane.domain.replica import Replica
 from tramontane.domain.tenancy import Principal
-from tramontane.services.deployments import DescribedDeployment
+from tramontane.services.deployments.wishes import DescribedDeployment
 from tramontane.services.models import CatalogueEntry
 from tramontane.services.replicas import ReplicaLines
 from tramontane.services.scope import Page
@@ -99,6 +101,9 @@ def deployment(value: DescribedDeployment) -> wire.Deployment:
         model_version_id=spec.model_version_id,
         engine=spec.engine,
         replicas=spec.replicas,
+        wanted_replicas=it.wanted_replicas,
+        wanted_reason=it.scale.reason if it.scale else None,
+        autoscale=wire.Autoscale(**asdict(spec.autoscale)) if spec.autoscale else None,
         ready_replicas=it.ready_replicas,
         context_length=spec.context_length,
         parallel=spec.parallel,
@@ -106,12 +111,25 @@ def deployment(value: DescribedDeployment) -> wire.Deployment:
         cpu_millicores=spec.cpu_millicores,
         memory_bytes=spec.memory_bytes,
         engine_options=dict(spec.engine_options),
+        canary=_canary(value.canary),
+        canary_of_id=it.canary.of_id if it.canary else None,
         status=it.status,
         reason=it.reason,
         generation=it.generation,
         observed_generation=it.observed_generation,
         created_at_ms=it.created_at_ms,
         deleted_at_ms=it.deleted_at_ms,
+    )
+
+
+def _canary(it: Deployment | None) -> wire.CanaryLink | None:
+    if it is None or it.canary is None:
+        return None
+    return wire.CanaryLink(
+        deployment_id=it.id,
+        name=it.name,
+        percent=it.canary.percent,
+        ready_replicas=it.ready_replicas,
     )
 
 

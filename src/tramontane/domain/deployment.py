@@ -1,11 +1,20 @@
 """Deployments: what a project wants to be served, and how far that has come."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
 REPLICAS_MAX: Final = 256  # a deployment beyond this is a typing error, not a wish
 DEFAULT_START_MS: Final = 5_000  # until a replica of the deployment was measured
+
+# Defaults of `AutoscaleSpec`. A start of a large model takes minutes and a stop loses its caches,
+# so what was added stays a while; what is missing is felt at once.
+IDLE_MS_DEFAULT: Final = 300_000
+UP_COOLDOWN_MS_DEFAULT: Final = 3_000
+DOWN_COOLDOWN_MS_DEFAULT: Final = 60_000
+# Between posts of a gateway a second passes: nothing shorter can be told from noise.
+IDLE_MS_MIN: Final = 1_000
+AUTOSCALE_MS_MAX: Final = 7 * 86_400_000
 
 
 class DeploymentStatus(StrEnum):
@@ -19,12 +28,54 @@ class DeploymentStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class DeploymentSpec:
-    """What is wanted. A change to anything but ``replicas`` replaces the replicas, one by one.
+class AutoscaleSpec:
+    """How the number of replicas follows the demand.
 
-    ``resources_*`` are per replica; None lets the engine's recipe decide. ``context_length``
-    counts tokens per request; ``parallel`` is how many requests a replica serves at a time.
-    ``engine_options`` are further options, each checked by the recipe.
+    ``requests_in_flight`` is how many requests, running and queued, one replica is wanted for;
+    ``tokens_per_s`` adds a second target. With ``replicas_min`` 0 the last replica goes after
+    ``idle_ms`` without a request, and the next request starts one. After a change, more are
+    added no sooner than ``up_cooldown_ms`` later, and fewer are wanted only when the demand has
+    been lower for ``down_cooldown_ms``.
+    """
+
+    replicas_min: int
+    replicas_max: int
+    requests_in_flight: int
+    tokens_per_s: int | None = None
+    idle_ms: int = IDLE_MS_DEFAULT
+    up_cooldown_ms: int = UP_COOLDOWN_MS_DEFAULT
+    down_cooldown_ms: int = DOWN_COOLDOWN_MS_DEFAULT
+
+    def clamp(self, replicas: int) -> int:
+        """Return the nearest number of replicas within the bounds."""
+        return max(self.replicas_min, min(self.replicas_max, replicas))
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """What autoscaling last decided: how many replicas, since when, and why in words."""
+
+    wanted: int
+    changed_at_ms: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """Makes its deployment the canary of another: ``percent`` of that one's requests go to it."""
+
+    of_id: str
+    percent: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentSpec:
+    """What is wanted. A change to more than the number of replicas replaces them, one by one.
+
+    With ``autoscale``, ``replicas`` is only where scaling begins. ``resources_*`` are per replica;
+    None lets the engine's recipe decide. ``context_length`` counts tokens per request;
+    ``parallel`` is how many requests a replica serves at a time. ``engine_options`` are further
+    options, each checked by the recipe.
     """
 
     model_version_id: str
@@ -36,6 +87,11 @@ class DeploymentSpec:
     cpu_millicores: int | None = None
     memory_bytes: int | None = None
     engine_options: tuple[tuple[str, str], ...] = ()
+    autoscale: AutoscaleSpec | None = None
+
+    def differs_in_kind(self, other: "DeploymentSpec") -> bool:
+        """Tell whether ``other`` differs in more than how many replicas are wanted."""
+        return replace(self, replicas=other.replicas, autoscale=other.autoscale) != other
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +102,8 @@ class Deployment:
     ``observed_generation`` is the newest generation that the reconciler acted on.
     ``start_ms`` is the last measured time from start to ready. ``failures`` counts failed starts
     in a row; no start is tried before ``retry_at_ms``. ``reason`` says in words what is missing.
+    ``scale`` is set exactly while the spec autoscales. ``canary`` links it to what it is a canary
+    of.
     """
 
     id: str
@@ -62,7 +120,25 @@ class Deployment:
     retry_at_ms: int = 0
     start_ms: int = DEFAULT_START_MS
     deleted_at_ms: int | None = None
+    scale: Scale | None = None
+    canary: Canary | None = None
     revision: int = 1
+
+    @property
+    def wanted_replicas(self) -> int:
+        """Return how many replicas are wanted now: none once it is deleted."""
+        if self.deleted_at_ms is not None:
+            return 0
+        if self.spec.autoscale is None:
+            return self.spec.replicas
+        wanted = self.spec.replicas if self.scale is None else self.scale.wanted
+        return self.spec.autoscale.clamp(wanted)
+
+    @property
+    def wakes(self) -> bool:
+        """Tell whether a request starts replicas when none runs."""
+        auto = self.spec.autoscale
+        return self.deleted_at_ms is None and auto is not None and auto.replicas_min == 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from fastapi import FastAPI
 
 import tramontane
 from tramontane.api.app import create_app
+from tramontane.api.revision_watch import RevisionWatch
 from tramontane.domain.launch import PYTHON
 from tramontane.domain.refusal import RefusedError
 from tramontane.domain.replica import Replica
@@ -37,6 +38,7 @@ from tramontane.processes.startup import (
     refuse,
     say,
 )
+from tramontane.reconcilers.autoscale import AutoscaleReconciler
 from tramontane.reconcilers.loop import Loop
 from tramontane.reconcilers.metering import MeteringReconciler
 from tramontane.reconcilers.replicas import ReplicaReconciler
@@ -121,13 +123,27 @@ class _ControlPlane:
             wake_routes=self._wake_routes,
             report=say,
         )
-        routes = RouteReconciler(db, self._clock, secrets.hmac_key, self._probe)
+        self._watch: RevisionWatch | None = None
+        routes = RouteReconciler(
+            db,
+            self._clock,
+            secrets.hmac_key,
+            self._probe,
+            announce=self._announce,
+        )
+        autoscale = AutoscaleReconciler(db, self._clock, wake=self._wake_converging)
         interval_s = settings.reconcile_interval_ms / 1000
         metering = MeteringReconciler(db, self._clock)
         self._replica_loop = self._loop("replicas", self._replicas.step, interval_s, holder)
         self._route_loop = self._loop("routes", routes.step, _ROUTES_INTERVAL_S, holder)
         metering_loop = self._loop("metering", metering.step, _METERING_INTERVAL_S, holder)
-        self._loops = (self._replica_loop, self._route_loop, metering_loop)
+        self._autoscale_loop = self._loop("autoscale", autoscale.step, autoscale.pause_s, holder)
+        self._loops = (
+            self._replica_loop,
+            self._route_loop,
+            self._autoscale_loop,
+            metering_loop,
+        )
         self._services = make_services(
             db=db,
             clock=self._clock,
@@ -138,6 +154,7 @@ class _ControlPlane:
             logs=self._lines_of,
             plan=self._replicas.report_plan,
             wake=self._wake,
+            wake_autoscale=self._autoscale_loop.wake,
         )
         self._bootstrap = Bootstrap(
             db=db,
@@ -170,6 +187,7 @@ class _ControlPlane:
         """Serve until a signal; on SIGINT and with ``drain``, stop every replica before the end."""
         app = create_app(self._services, gateway_token=self._gateway_token, ids=self._ids)
         server = _Server(app)
+        self._watch = app.state.revision_watch
         for loop in self._loops:
             loop.start()
         gc.freeze()
@@ -182,15 +200,29 @@ class _ControlPlane:
                 say(f"{len(left)} replicas did not confirm their end")
         return 0
 
-    def _loop(self, name: str, step: Callable[[], bool], interval_s: float, holder: str) -> Loop:
+    def _loop(
+        self,
+        name: str,
+        step: Callable[[], bool],
+        interval_s: float | Callable[[], float],
+        holder: str,
+    ) -> Loop:
         return Loop(name, step, interval_s, db=self._db, clock=self._clock, holder=holder)
 
     def _wake(self) -> None:
+        self._wake_converging()
+        self._autoscale_loop.wake()
+
+    def _wake_converging(self) -> None:
         self._replica_loop.wake()
         self._route_loop.wake()
 
     def _wake_routes(self) -> None:
         self._route_loop.wake()
+
+    def _announce(self, revision: int) -> None:
+        if self._watch is not None:
+            self._watch.tell(revision)
 
     def _probe(self) -> str | None:
         if self._probed_project is None:

@@ -124,7 +124,7 @@ def _record_silence(tx: Transaction) -> None:
     for deployment in deployments.list_live(tx):
         if deployment.id in holding or deployment.status is DeploymentStatus.STOPPED:
             continue
-        is_unwanted = deployment.deleted_at_ms is not None or deployment.spec.replicas == 0
+        is_unwanted = deployment.wanted_replicas == 0
         status = DeploymentStatus.STOPPED if is_unwanted else DeploymentStatus.PENDING
         new = replace(
             deployment, status=status, ready_replicas=0, reason=None if is_unwanted else WHY

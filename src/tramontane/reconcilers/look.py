@@ -20,7 +20,7 @@ from tramontane.domain.planning.fleet_view import merge_cluster
 from tramontane.domain.planning.snapshot import ClusterState, ReplicaSnapshot
 from tramontane.domain.replica import Replica, ReplicaStatus
 from tramontane.drivers.base import Driver, DriverUnavailableError
-from tramontane.reconcilers.demands import Recipes, demand_of, read_versions
+from tramontane.reconcilers.needs import Recipes, need_of, read_versions
 from tramontane.runtime.clock import IdSource
 from tramontane.store import deployments, fleet, replicas, routes
 from tramontane.store.db import Database, StaleError, Transaction
@@ -194,7 +194,7 @@ def snapshot_of(
     return ReplicaSnapshot(
         now_ms=now_ms,
         deployments=rows.deployments,
-        demands=tuple(demand_of(d, rows.versions, recipes) for d in rows.deployments),
+        needs=tuple(need_of(d, rows.versions, recipes) for d in rows.deployments),
         replicas=found,
         clusters=states,
         routed_replica_ids=rows.routed_replica_ids,

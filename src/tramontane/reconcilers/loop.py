@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -15,7 +16,11 @@ log = logging.getLogger(__name__)
 LEASE_MS: Final = 15_000
 # One write per loop every five seconds; three chances to prolong before the lease ends.
 PROLONG_MS: Final = 5_000
-# While a pass leaves something under way, the next one comes this soon.
+# While passes leave something under way, the next one comes after this part of the time that it
+# has been so, within these bounds: a start of half a second is seen at once, and one that takes
+# minutes costs five passes a second.
+BUSY_PART: Final = 10
+BUSY_INTERVAL_MIN_S: Final = 0.02
 BUSY_INTERVAL_S: Final = 0.2
 STOP_TIMEOUT_S: Final = 30
 
@@ -24,7 +29,8 @@ class Loop:
     """Runs ``reconcile`` in a thread of its own until `stop`.
 
     ``reconcile`` returns whether more is under way: then the next pass comes within
-    `BUSY_INTERVAL_S` instead of ``interval_s``. What it raises is logged, and the next pass comes
+    `BUSY_INTERVAL_S` instead of ``interval_s``, which may be a function that is asked after each
+    pass. What it raises is logged, and the next pass comes
     as usual. ``holder`` names this process in the lease; a name that survives a restart takes its
     own lease over at once.
     """
@@ -33,7 +39,7 @@ class Loop:
         self,
         name: str,
         reconcile: Callable[[], bool],
-        interval_s: float,
+        interval_s: float | Callable[[], float],
         *,
         db: Database,
         clock: Clock,
@@ -42,6 +48,7 @@ class Loop:
         self.name = name
         self._reconcile = reconcile
         self._interval_s = interval_s
+        self._busy_since_s: float | None = None
         self._db = db
         self._clock = clock
         self._holder = holder
@@ -56,6 +63,7 @@ class Loop:
 
     def wake(self) -> None:
         """Have a pass begin now, or right after the one that is under way."""
+        self._busy_since_s = None  # what begins now is looked at closely again
         self._wake.set()
 
     def stop(self) -> None:
@@ -82,7 +90,17 @@ class Loop:
             if self._is_stopping.is_set():
                 return
             is_busy = self.run_once()
-            self._wake.wait(min(BUSY_INTERVAL_S, self._interval_s) if is_busy else self._interval_s)
+            self._wake.wait(self._pause_s(time.monotonic(), is_busy=is_busy))
+
+    def _pause_s(self, now_s: float, *, is_busy: bool) -> float:
+        longest_s = self._interval_s() if callable(self._interval_s) else self._interval_s
+        if not is_busy:
+            self._busy_since_s = None
+            return longest_s
+        if self._busy_since_s is None:
+            self._busy_since_s = now_s
+        part_s = (now_s - self._busy_since_s) / BUSY_PART
+        return min(longest_s, BUSY_INTERVAL_S, max(BUSY_INTERVAL_MIN_S, part_s))
 
     def _has_lease(self) -> bool:
         now_ms = self._clock.now_ms()

@@ -29,8 +29,8 @@ from tramontane.domain.replica import Replica, ReplicaStatus
 from tramontane.drivers.base import Driver, DriverUnavailableError
 from tramontane.reconcilers import look
 from tramontane.reconcilers.commit import ACTOR, Intent, commit
-from tramontane.reconcilers.demands import Recipes
 from tramontane.reconcilers.drain import drain
+from tramontane.reconcilers.needs import Recipes
 from tramontane.runtime.clock import Clock, IdSource
 from tramontane.store import events, replicas
 from tramontane.store.db import Database, StaleError, StoreUnavailableError

@@ -14,7 +14,8 @@ class RouteReconciler:
     """Keeps the published route table equal to what is recorded.
 
     ``hmac_key`` is what gateways hash keys with. ``probe`` returns the id of the deployment that
-    ``/ready`` asks about, or None.
+    ``/ready`` asks about, or None. ``announce`` is called with each revision that was published,
+    so that gateways that wait on this process need not wait for its next look.
     """
 
     def __init__(
@@ -23,11 +24,14 @@ class RouteReconciler:
         clock: Clock,
         hmac_key: str,
         probe: Callable[[], str | None] = lambda: None,
+        *,
+        announce: Callable[[int], None] = lambda _revision: None,
     ) -> None:
         self._db = db
         self._clock = clock
         self._hmac_key = hmac_key
         self._probe = probe
+        self._announce = announce
         self._published: RouteTable | None = None
 
     def step(self) -> bool:
@@ -43,6 +47,7 @@ class RouteReconciler:
         self._published = self._db.write(
             lambda tx: routes.publish(tx, self._table(tx, now_ms, probe_id))
         )
+        self._announce(self._published.revision)
         return False
 
     def _table(self, tx: Transaction, now_ms: int, probe_id: str | None) -> RouteTable:

@@ -9,14 +9,16 @@ from tramontane.engines.recipe import EngineRecipe
 from tramontane.runtime.clock import Clock, IdSource
 from tramontane.services.api_keys import ApiKeys
 from tramontane.services.authentication import Authentication
-from tramontane.services.deployments import Deployments
+from tramontane.services.deployments.canaries import Canaries
+from tramontane.services.deployments.specs import SpecWriter
+from tramontane.services.deployments.use_cases import Deployments
 from tramontane.services.events import Events
 from tramontane.services.fleet import Fleet
+from tramontane.services.gateways import Demands, RouteTables
 from tramontane.services.models import Models
 from tramontane.services.organizations import Organizations
 from tramontane.services.projects import Projects
 from tramontane.services.replicas import DeploymentLogs, LogSource, Replicas
-from tramontane.services.route_table import RouteTables
 from tramontane.services.usage import Usage
 from tramontane.store.db import Database
 
@@ -34,12 +36,14 @@ class Services:
     api_keys: ApiKeys
     models: Models
     deployments: Deployments
+    canaries: Canaries
     replicas: Replicas
     logs: DeploymentLogs
     fleet: Fleet
     usage: Usage
     events: Events
     route_tables: RouteTables
+    demands: Demands
     plan: PlanSource
 
 
@@ -54,20 +58,24 @@ def make_services(
     logs: LogSource,
     plan: PlanSource,
     wake: Callable[[], None],
+    wake_autoscale: Callable[[], None] = lambda: None,
 ) -> Services:
-    """Return the services over ``db``. ``wake`` must be quick: it is called by request threads."""
+    """Return the services over ``db``. Waking must be quick: it is done by request threads."""
+    writer = SpecWriter(clock, recipes)
     return Services(
         authentication=Authentication(db, clock, hmac_key),
         organizations=Organizations(db, clock, ids),
         projects=Projects(db, clock, ids, wake),
         api_keys=ApiKeys(db, clock, ids, hmac_key, wake),
         models=Models(db, clock, ids, models_root),
-        deployments=Deployments(db, clock, ids, recipes, wake),
+        deployments=Deployments(db, clock, ids, writer, wake),
+        canaries=Canaries(db, clock, ids, writer, wake),
         replicas=Replicas(db),
         logs=DeploymentLogs(db, logs),
         fleet=Fleet(db),
         usage=Usage(db, clock),
         events=Events(db),
         route_tables=RouteTables(db),
+        demands=Demands(db, clock, wake_autoscale),
         plan=plan,
     )

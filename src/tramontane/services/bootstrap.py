@@ -24,7 +24,8 @@ from tramontane.domain.tenancy import (
     redact_key,
 )
 from tramontane.runtime.clock import Clock, IdSource
-from tramontane.services.deployments import Deployments, NewDeployment
+from tramontane.services.deployments.use_cases import Deployments
+from tramontane.services.deployments.wishes import NewDeployment
 from tramontane.services.models import Models
 from tramontane.store import events, tenancy
 from tramontane.store.db import Database, NameTakenError, Transaction

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from tramontane.domain.deployment import DeploymentSpec
+from tramontane.domain.deployment import Canary, DeploymentSpec, Scale
 from tramontane.domain.fleet import Device
 from tramontane.domain.launch import LaunchSpec
 from tramontane.domain.resources import Resources
@@ -29,6 +29,26 @@ def encode_spec(spec: DeploymentSpec) -> str:
 def decode_spec(text: str) -> DeploymentSpec:
     """Return the spec in ``text``; `UnreadableValueError` if it is not one."""
     return _decode(text, DeploymentSpec)
+
+
+def encode_scale(scale: Scale) -> str:
+    """Return the text of what autoscaling decided."""
+    return _encode(scale)
+
+
+def decode_scale(text: str) -> Scale:
+    """Return the scale in ``text``; `UnreadableValueError` if it is not one."""
+    return _decode(text, Scale)
+
+
+def encode_canary(canary: Canary) -> str:
+    """Return the text of a deployment's link to what it is a canary of."""
+    return _encode(canary)
+
+
+def decode_canary(text: str) -> Canary:
+    """Return the canary in ``text``; `UnreadableValueError` if it is not one."""
+    return _decode(text, Canary)
 
 
 def encode_launch(launch: LaunchSpec) -> str:
@@ -69,6 +89,7 @@ def encode_route_table(table: RouteTable) -> str:
         keys=dict(sorted(table.keys.items())),
         routes=table.routes,
         probe_deployment_id=table.probe_deployment_id,
+        limits=dict(sorted(table.limits.items())),
     )
     return _encode(ordered)
 

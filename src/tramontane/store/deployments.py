@@ -6,7 +6,14 @@ from sqlalchemy import ColumnElement, select
 
 from tramontane.domain import ids
 from tramontane.domain.deployment import Deployment, DeploymentStatus
-from tramontane.store.codec import decode_spec, encode_spec
+from tramontane.store.codec import (
+    decode_canary,
+    decode_scale,
+    decode_spec,
+    encode_canary,
+    encode_scale,
+    encode_spec,
+)
 from tramontane.store.db import AnyRow, Transaction
 from tramontane.store.statements import LIMIT_DEFAULT, insert_named, page, update_guarded
 from tramontane.store.tables import (
@@ -80,6 +87,19 @@ def list_live(tx: Transaction) -> list[Deployment]:
     return [_deployment(row) for row in tx.execute(query)]
 
 
+def list_canaries(tx: Transaction) -> dict[str, Deployment]:
+    """Return the canaries that are not deleted, each by the id of what it is a canary of."""
+    query = select(deployments).where(deployments.c.canary.is_not(None), DEPLOYMENT_IS_NAMED)
+    found = [_deployment(row) for row in tx.execute(query)]
+    return {it.canary.of_id: it for it in found if it.canary is not None}
+
+
+def autoscaled_ids(tx: Transaction) -> frozenset[str]:
+    """Return the ids of the deployments that scale by themselves; cheap enough to ask often."""
+    query = select(deployments.c.id).where(deployments.c.scale.is_not(None), DEPLOYMENT_IS_NAMED)
+    return frozenset(tx.execute(query).scalars())
+
+
 def update(tx: Transaction, seen: Deployment, new: Deployment) -> Deployment:
     """Write ``new`` over ``seen`` and return it with its revision; `StaleError` if it moved on."""
     revision = update_guarded(
@@ -122,6 +142,8 @@ def _values(deployment: Deployment) -> dict[str, object]:
         "retry_at_ms": deployment.retry_at_ms,
         "start_ms": deployment.start_ms,
         "deleted_at_ms": deployment.deleted_at_ms,
+        "scale": None if deployment.scale is None else encode_scale(deployment.scale),
+        "canary": None if deployment.canary is None else encode_canary(deployment.canary),
     }
 
 
@@ -141,5 +163,7 @@ def _deployment(row: AnyRow) -> Deployment:
         retry_at_ms=row.retry_at_ms,
         start_ms=row.start_ms,
         deleted_at_ms=row.deleted_at_ms,
+        scale=None if row.scale is None else decode_scale(row.scale),
+        canary=None if row.canary is None else decode_canary(row.canary),
         revision=row.revision,
     )

@@ -167,6 +167,8 @@ deployments: Final = _table(
     _int("start_ms"),
     _int_or_null("deleted_at_ms"),
     _int("revision"),
+    _text_or_null("scale"),
+    _text_or_null("canary"),
 )
 
 # Partial indexes serve only queries that repeat their condition word by word, so the conditions
@@ -235,6 +237,19 @@ Index(
     replicas.c.deployment_id,
     replicas.c.created_at_ms,
     replicas.c.id,
+)
+
+# What each gateway last said of the demand; nothing refers to it and old rows are dropped.
+demands: Final = _table(
+    "demands",
+    Column("holder", Text, primary_key=True),
+    Column("deployment_id", Text, primary_key=True),
+    _text("gateway"),
+    _int("requests_in_flight"),
+    _int("requests_queued"),
+    _int("tokens_per_s"),
+    _int("idle_ms"),
+    _int("at_ms"),
 )
 
 # Events refer to nothing: a story outlives its subject.

@@ -121,6 +121,27 @@ class ModelDetail(Model):
     versions: list[ModelVersion]
 
 
+class Autoscale(Reply):
+    """How the number of replicas follows the demand."""
+
+    replicas_min: int
+    replicas_max: int
+    requests_in_flight: Annotated[int, Field(description="That one replica is wanted for.")]
+    tokens_per_s: Annotated[int | None, Field(description="That one replica is wanted for, too.")]
+    idle_ms: int
+    up_cooldown_ms: int
+    down_cooldown_ms: int
+
+
+class CanaryLink(Reply):
+    """The canary of a deployment."""
+
+    deployment_id: str
+    name: Annotated[str, Field(description="Its own name, by which it can be called alone.")]
+    percent: Annotated[int, Field(description="Requests of a hundred that go to it.")]
+    ready_replicas: int
+
+
 class Deployment(Reply):
     """What is wanted, and how far that has come."""
 
@@ -132,7 +153,16 @@ class Deployment(Reply):
     model_version: Annotated[int | None, Field(description="Number of the version.")]
     model_version_id: str
     engine: str
-    replicas: Annotated[int, Field(description="How many are wanted.")]
+    replicas: Annotated[int, Field(description="How many were asked for.")]
+    wanted_replicas: Annotated[
+        int, Field(description="How many are wanted now: as asked for, or as the demand says.")
+    ]
+    wanted_reason: Annotated[
+        str | None, Field(description="Why so many, in words; null: they were asked for.")
+    ]
+    autoscale: Annotated[
+        Autoscale | None, Field(description="How it scales by itself; null: it does not.")
+    ]
     ready_replicas: Annotated[int, Field(description="How many serve.")]
     context_length: Annotated[int, Field(description="Tokens per request.")]
     parallel: Annotated[int, Field(description="Requests that one replica serves at a time.")]
@@ -140,6 +170,10 @@ class Deployment(Reply):
     cpu_millicores: Annotated[int | None, Field(description="Thousandths of a core per replica.")]
     memory_bytes: Annotated[int | None, Field(description="Bytes of memory per replica.")]
     engine_options: dict[str, str]
+    canary: Annotated[CanaryLink | None, Field(description="Its canary, if it has one.")]
+    canary_of_id: Annotated[
+        str | None, Field(description="Id of the deployment that this is the canary of.")
+    ]
     status: Annotated[str, Field(description="One of pending, ready, degraded, stopping, stopped.")]
     reason: Annotated[str | None, Field(description="What is missing, in words.")]
     generation: Annotated[int, Field(description="Counts changes that need new replicas.")]

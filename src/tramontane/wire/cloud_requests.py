@@ -4,6 +4,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from tramontane.domain.deployment import (
+    DOWN_COOLDOWN_MS_DEFAULT,
+    IDLE_MS_DEFAULT,
+    UP_COOLDOWN_MS_DEFAULT,
+)
 from tramontane.wire import cloud_types as types
 from tramontane.wire.cloud_types import Query, Strict
 
@@ -83,6 +88,36 @@ class ImportModel(Strict):
     ] = None
 
 
+class SetAutoscale(Strict):
+    """How the number of replicas follows the demand."""
+
+    model_config = _example({"replicas_min": 0, "replicas_max": 4, "requests_in_flight": 8})
+
+    replicas_min: Annotated[
+        types.Replicas,
+        Field(description="Fewest; 0: the last one ends when idle, a request starts one."),
+    ] = 0
+    replicas_max: Annotated[types.ReplicasMax, Field(description="Most.")]
+    requests_in_flight: Annotated[
+        types.RequestsPerReplica,
+        Field(description="Requests, running and queued, that one replica is wanted for."),
+    ]
+    tokens_per_s: Annotated[
+        types.TokensPerS | None,
+        Field(description="Generated tokens per second that one replica is wanted for, too."),
+    ] = None
+    idle_ms: Annotated[
+        types.IdleMs, Field(description="Without a request for so long, the last replica ends.")
+    ] = IDLE_MS_DEFAULT
+    up_cooldown_ms: Annotated[
+        types.CooldownMs, Field(description="After a change, more are added no sooner than this.")
+    ] = UP_COOLDOWN_MS_DEFAULT
+    down_cooldown_ms: Annotated[
+        types.CooldownMs,
+        Field(description="Fewer are wanted once they were enough for so long."),
+    ] = DOWN_COOLDOWN_MS_DEFAULT
+
+
 class CreateDeployment(Strict):
     """A model to be served to one project, under a name of its own."""
 
@@ -119,6 +154,10 @@ class CreateDeployment(Strict):
     ] = None
     engine_options: Annotated[
         types.EngineOptions | None, Field(description="Further options of the engine, by name.")
+    ] = None
+    autoscale: Annotated[
+        SetAutoscale | None,
+        Field(description="Lets the number of replicas follow the demand, from `replicas` on."),
     ] = None
     project: Annotated[types.Ref | None, Field(description=_PROJECT)] = None
 
@@ -158,6 +197,37 @@ class ScaleDeployment(Strict):
     model_config = _example({"replicas": 3})
 
     replicas: Annotated[types.Replicas, Field(description="Engines wanted; 0 stops serving.")]
+
+
+class SetCanary(Strict):
+    """A second version beside a deployment, or a change of the one there is.
+
+    What is left out or null is as the deployment has it, or stays as the canary has it.
+    """
+
+    model_config = _example({"model": "tramontane-demo:2", "percent": 10})
+
+    percent: Annotated[
+        types.Percent | None,
+        Field(description="Requests of a hundred that go to it; needed to start one."),
+    ] = None
+    name: Annotated[
+        types.Name | None,
+        Field(description="Its own name, to call it alone; null: the deployment's and -canary."),
+    ] = None
+    model: Annotated[types.ModelRef | None, Field(description="Model that it serves.")] = None
+    replicas: Annotated[
+        types.Replicas | None, Field(description="Its engines; null: one to start with.")
+    ] = None
+    context_length: Annotated[
+        types.ContextLength | None, Field(description="Tokens per request.")
+    ] = None
+    parallel: Annotated[
+        types.Parallel | None, Field(description="Requests that one replica serves at a time.")
+    ] = None
+    engine_options: Annotated[
+        types.EngineOptions | None, Field(description="All further options; replaces the old ones.")
+    ] = None
 
 
 class PageQuery(Query):

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tramontane.domain.deployment import REPLICAS_MAX
+from tramontane.domain.deployment import AUTOSCALE_MS_MAX, IDLE_MS_MIN, REPLICAS_MAX
 from tramontane.domain.weights.facts import CONTEXT_LENGTH_MAX
 
 DNS_LABEL: Final = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
@@ -39,6 +39,7 @@ DEVICES_MAX: Final = 1_024  # one NVLink domain has 72; a deployment beyond this
 CPU_MILLICORES_MAX: Final = 4_096_000  # four thousand cores in one node do not exist
 MEMORY_BYTES_MAX: Final = 1 << 50  # one pebibyte
 ENGINE_OPTIONS_MAX: Final = 64
+TOKENS_PER_S_MAX: Final = 1_000_000_000  # of one replica; the fastest racks make a million
 TOTALS_MAX: Final = 1_000  # six weeks by the hour
 LOG_LINES_MAX: Final = 1_000
 LOG_LINES_DEFAULT: Final = 100
@@ -59,6 +60,12 @@ Parallel = Annotated[int, Field(ge=1, le=PARALLEL_MAX)]
 Devices = Annotated[int, Field(ge=0, le=DEVICES_MAX)]
 CpuMillicores = Annotated[int, Field(ge=1, le=CPU_MILLICORES_MAX)]
 MemoryBytes = Annotated[int, Field(ge=1, le=MEMORY_BYTES_MAX)]
+Percent = Annotated[int, Field(ge=0, le=100)]
+ReplicasMax = Annotated[int, Field(ge=1, le=REPLICAS_MAX)]
+RequestsPerReplica = Annotated[int, Field(ge=1, le=PARALLEL_MAX)]
+TokensPerS = Annotated[int, Field(ge=1, le=TOKENS_PER_S_MAX)]
+IdleMs = Annotated[int, Field(ge=IDLE_MS_MIN, le=AUTOSCALE_MS_MAX)]
+CooldownMs = Annotated[int, Field(ge=0, le=AUTOSCALE_MS_MAX)]
 EngineOptions = Annotated[dict[OptionName, OptionValue], Field(max_length=ENGINE_OPTIONS_MAX)]
 
 

@@ -7,9 +7,9 @@ from fastapi import Query
 from tramontane.api import views
 from tramontane.api.access import requires
 from tramontane.api.routes.declared import RefInPath, Using, guarded_router
-from tramontane.domain.deployment import SpecChange
+from tramontane.domain.deployment import AutoscaleSpec, SpecChange
 from tramontane.domain.tenancy import Permission, Principal
-from tramontane.services.deployments import NewDeployment
+from tramontane.services.deployments.wishes import CanaryWish, NewDeployment
 from tramontane.wire import cloud_replies as replies
 from tramontane.wire import cloud_requests as requests
 
@@ -46,6 +46,7 @@ def create_deployment(
         cpu_millicores=body.cpu_millicores,
         memory_bytes=body.memory_bytes,
         engine_options=tuple((body.engine_options or {}).items()),
+        autoscale=AutoscaleSpec(**body.autoscale.model_dump()) if body.autoscale else None,
         project=body.project,
     )
     return views.deployment(services.deployments.create(principal, wish))
@@ -96,6 +97,71 @@ def scale_deployment(
     change = SpecChange(replicas=body.replicas)
     changed = services.deployments.change(principal, deployment, change, project=query.project)
     return views.deployment(changed)
+
+
+@router.put("/{deployment}/autoscale", operation_id="deployments_set_autoscale")
+def set_autoscale(
+    principal: Writer,
+    services: Using,
+    deployment: RefInPath,
+    query: InProject,
+    body: requests.SetAutoscale,
+) -> replies.Deployment:
+    """Let the number of replicas follow the demand; what runs and stays wanted is not touched."""
+    spec = AutoscaleSpec(**body.model_dump())
+    return views.deployment(
+        services.deployments.autoscale(principal, deployment, spec, query.project)
+    )
+
+
+@router.delete("/{deployment}/autoscale", operation_id="deployments_end_autoscale")
+def end_autoscale(
+    principal: Writer, services: Using, deployment: RefInPath, query: InProject
+) -> replies.Deployment:
+    """Let the number of replicas follow the demand no more: it stays as it is."""
+    return views.deployment(
+        services.deployments.autoscale(principal, deployment, None, query.project)
+    )
+
+
+@router.put("/{deployment}/canary", operation_id="deployments_set_canary")
+def set_canary(
+    principal: Writer,
+    services: Using,
+    deployment: RefInPath,
+    query: InProject,
+    body: requests.SetCanary,
+) -> replies.Deployment:
+    """Serve a second version to a part of the requests, or change which and to how many."""
+    options = body.engine_options
+    change = SpecChange(
+        replicas=body.replicas,
+        context_length=body.context_length,
+        parallel=body.parallel,
+        engine_options=None if options is None else tuple(options.items()),
+    )
+    wish = CanaryWish(percent=body.percent, name=body.name, model=body.model, change=change)
+    return views.deployment(services.canaries.set(principal, deployment, wish, query.project))
+
+
+@router.delete("/{deployment}/canary", operation_id="deployments_abort_canary")
+def abort_canary(
+    principal: Writer, services: Using, deployment: RefInPath, query: InProject
+) -> replies.Deployment:
+    """End the canary: its replicas finish what they have, and all requests go as before."""
+    return views.deployment(
+        services.canaries.end(principal, deployment, query.project, promote=False)
+    )
+
+
+@router.post("/{deployment}/canary/promote", operation_id="deployments_promote_canary")
+def promote_canary(
+    principal: Writer, services: Using, deployment: RefInPath, query: InProject
+) -> replies.Deployment:
+    """Make the deployment what its canary is, replica by replica, and end the canary."""
+    return views.deployment(
+        services.canaries.end(principal, deployment, query.project, promote=True)
+    )
 
 
 @router.delete("/{deployment}", operation_id="deployments_delete")

@@ -11,6 +11,8 @@ from tramontane.api.revision_watch import RevisionWatch
 from tramontane.api.routes.declared import Using
 from tramontane.domain.usage import UsageEvent
 from tramontane.services.all import Services
+from tramontane.services.gateways import DeploymentDemand
+from tramontane.wire import demand_report
 from tramontane.wire import usage_report as reports
 
 router = APIRouter(
@@ -53,6 +55,14 @@ def accept_usage(services: Using, body: reports.UsageReport) -> reports.UsageRec
     return reports.UsageReceipt(
         accepted=accepted, duplicates=len(events) - accepted, rejected=rejected
     )
+
+
+@router.post("/demand")
+def accept_demand(services: Using, body: demand_report.DemandReport) -> dict[str, str]:
+    """Take what a gateway says of the demand; autoscaling looks at it at once."""
+    said = [DeploymentDemand(**item.model_dump()) for item in body.deployments]
+    services.demands.accept(body.gateway, body.holder, said)
+    return {}
 
 
 def _current(services: Services, known: int | None) -> bytes | None:

@@ -27,7 +27,7 @@ from tramontane.domain.planning.plan import (
     Unplaced,
 )
 from tramontane.domain.planning.rollout import plan_rollout
-from tramontane.domain.planning.snapshot import Demand, ReplicaSnapshot
+from tramontane.domain.planning.snapshot import Need, ReplicaSnapshot
 from tramontane.domain.planning.watch import Watch, next_status
 from tramontane.domain.replica import Replica, ReplicaStatus
 
@@ -161,11 +161,13 @@ def _why_stopped(deployment: Deployment, victim: Replica) -> str:
     if deployment.deleted_at_ms is not None:
         return "its deployment was deleted"
     is_old = victim.generation != deployment.generation
-    return "replaced by a newer generation" if is_old else "scaled down"
+    if is_old:
+        return "replaced by a newer generation"
+    return f"scaled down: {deployment.scale.reason}" if deployment.scale else "scaled down"
 
 
 def _place_missing(drafts: list[_Draft], snapshot: ReplicaSnapshot) -> None:
-    demands = {demand.deployment_id: demand for demand in snapshot.demands}
+    needs = {need.deployment_id: need for need in snapshot.needs}
     rooms = _open_rooms(drafts, snapshot)
     turns = [
         (len(draft.replicas) + count, draft.deployment.created_at_ms, draft.deployment.id, draft)
@@ -175,17 +177,17 @@ def _place_missing(drafts: list[_Draft], snapshot: ReplicaSnapshot) -> None:
     ]
     for _, _, deployment_id, draft in sorted(turns, key=lambda turn: turn[:3]):
         if draft.unplaced is None:
-            refusal = _place_one(draft, demands.get(deployment_id), rooms)
+            refusal = _place_one(draft, needs.get(deployment_id), rooms)
             placed = sum(isinstance(action, Place) for action in draft.actions)
             if refusal is not None:
                 draft.unplaced = Unplaced(deployment_id, draft.missing - placed, refusal)
 
 
-def _place_one(draft: _Draft, demand: Demand | None, rooms: dict[str, Room]) -> str | None:
+def _place_one(draft: _Draft, known: Need | None, rooms: dict[str, Room]) -> str | None:
     """Place one replica in ``rooms``; return why not, or None when it was placed."""
-    if demand is None or demand.resources is None:
-        return (demand and demand.refusal) or "its model version is not in the catalogue"
-    need = demand.resources
+    if known is None or known.resources is None:
+        return (known and known.refusal) or "its model version is not in the catalogue"
+    need = known.resources
     deployment = draft.deployment
     owner = Owner(deployment.id, deployment.generation)
     spot = find_spot(rooms, owner, need)

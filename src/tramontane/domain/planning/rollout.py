@@ -34,7 +34,7 @@ class Rollout:
 
 def wanted_replicas(deployment: Deployment) -> int:
     """Return how many replicas are wanted: none once it is deleted."""
-    return 0 if deployment.deleted_at_ms is not None else deployment.spec.replicas
+    return deployment.wanted_replicas
 
 
 def plan_rollout(deployment: Deployment, replicas: Sequence[Replica]) -> Rollout:

@@ -1,7 +1,7 @@
 """The plan of the routes reconciler: what every gateway should know, as one sorted value."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from tramontane.domain.deployment import Deployment
@@ -37,8 +37,10 @@ def plan_routes(snapshot: RouteSnapshot) -> RouteTable:
     replicas: dict[str, list[Replica]] = {}
     for replica in sorted(snapshot.replicas, key=lambda r: r.id):
         replicas.setdefault(replica.deployment_id, []).append(replica)
-    named = [d for d in snapshot.deployments if d.deleted_at_ms is None]
-    routes = [_route(d, replicas.get(d.id, []), snapshot.now_ms) for d in named]
+    named = {d.id: d for d in snapshot.deployments if d.deleted_at_ms is None}
+    plain = {d.id: _route(d, replicas.get(d.id, []), snapshot.now_ms) for d in named.values()}
+    canaries = {d.canary.of_id: d for d in named.values() if d.canary is not None}
+    routes = [_with_canary(route, canaries.get(id_), plain) for id_, route in plain.items()]
     return RouteTable(
         revision=0,
         hmac_key=snapshot.hmac_key,
@@ -63,10 +65,10 @@ def retry_after_s(deployment: Deployment, replicas: Iterable[Replica], now_ms: i
 
     It is the deployment's measured start time less what has passed of it. A start that takes
     longer than measured is expected to take half as long again as it did so far. None when
-    nothing is wanted, or what is wanted has no place.
+    nothing is wanted and no request changes that, or what is wanted has no place.
     """
     if wanted_replicas(deployment) == 0:
-        return None
+        return _step(deployment.start_ms) if deployment.wakes else None
     starting = [
         replica.created_at_ms
         for replica in replicas
@@ -99,7 +101,21 @@ def _route(deployment: Deployment, replicas: list[Replica], now_ms: int) -> Rout
         created_at_ms=deployment.created_at_ms,
         replicas=serving,
         retry_after_s=None if serving else retry_after_s(deployment, replicas, now_ms),
+        start_ms=deployment.start_ms,
+        wakes=deployment.wakes,
     )
+
+
+def _with_canary(route: Route, canary: Deployment | None, routes: dict[str, Route]) -> Route:
+    """Return ``route`` with its canary, unless that one can serve nothing now."""
+    if canary is None or canary.canary is None:
+        return route
+    beside = routes[canary.id]
+    if not (beside.replicas or beside.wakes):
+        return route
+    # Under the name that was asked for, so that limits and usage know it by that.
+    beside = replace(beside, model=route.model)
+    return replace(route, canary=beside, canary_percent=canary.canary.percent)
 
 
 def _step(wait_ms: int) -> int:

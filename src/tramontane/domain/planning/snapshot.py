@@ -18,7 +18,7 @@ from tramontane.domain.resources import Resources
 from tramontane.domain.strict_json import StrictJsonError, loads
 
 REDACTED: Final = "[redacted]"
-SNAPSHOT_FORMAT: Final = 1
+SNAPSHOT_FORMAT: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class ClusterState:
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class Need:
     """What one more replica of a deployment needs, or why its engine's recipe refuses it."""
 
     deployment_id: str
@@ -51,7 +51,7 @@ class ReplicaSnapshot:
 
     now_ms: int
     deployments: tuple[Deployment, ...]
-    demands: tuple[Demand, ...]
+    needs: tuple[Need, ...]
     replicas: tuple[Replica, ...]
     clusters: tuple[ClusterState, ...]
     routed_replica_ids: frozenset[str] = frozenset()

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from tramontane.domain.catalog import ModelVersion
 from tramontane.domain.deployment import Deployment
-from tramontane.domain.planning.snapshot import Demand
+from tramontane.domain.planning.snapshot import Need
 from tramontane.engines.recipe import EngineRecipe
 from tramontane.store import catalog
 from tramontane.store.db import Transaction
@@ -29,17 +29,17 @@ def read_versions(
     return versions
 
 
-def demand_of(deployment: Deployment, versions: Versions, recipes: Recipes) -> Demand:
+def need_of(deployment: Deployment, versions: Versions, recipes: Recipes) -> Need:
     """Return what one more replica needs, or in words why there can be none."""
     spec = deployment.spec
     version = versions.get(spec.model_version_id)
     if version is None:
-        return Demand(deployment.id, None, "its model version is not in the catalogue")
+        return Need(deployment.id, None, "its model version is not in the catalogue")
     recipe = recipes.get(spec.engine)
     if recipe is None:
         known = ", ".join(sorted(recipes))
-        return Demand(deployment.id, None, f"there is no engine {spec.engine!r}; known: {known}")
+        return Need(deployment.id, None, f"there is no engine {spec.engine!r}; known: {known}")
     refusal = recipe.check(spec, version)
     if refusal is not None:
-        return Demand(deployment.id, None, refusal.message)
-    return Demand(deployment.id, recipe.resources(spec, version))
+        return Need(deployment.id, None, refusal.message)
+    return Need(deployment.id, recipe.resources(spec, version))

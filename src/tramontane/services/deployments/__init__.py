@@ -1,0 +1,1 @@
+"""Deployments: what a project wants to be served, and the canaries beside them."""
