@@ -18,6 +18,7 @@ from typing import Final
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 CLIENTS: Final = ("openai-1", "openai-2", "openai-3", "mistralai-1", "mistralai-2", "mistralai-3")
+TOOLS: Final = ("prometheus", "otel")  # what tests need of others' code beside clients
 INSTALL_TIMEOUT_S: Final = 180  # one environment; near a registry it takes 4 to 9 s
 _AT_A_TIME: Final = 2  # unpacking is bound by the processor
 
@@ -56,14 +57,17 @@ class ClientEnvironment:
 def make_all() -> dict[str, ClientEnvironment]:
     """Make every environment that is missing or stale, two at a time."""
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
-        return dict(zip(CLIENTS, pool.map(make, CLIENTS), strict=True))
+        names = CLIENTS + TOOLS
+        return dict(zip(names, pool.map(make, names), strict=True))
 
 
 def make(name: str) -> ClientEnvironment:
-    """Return the environment of the client ``name``, made now unless it is up to date."""
+    """Return the environment ``name``, made now unless it is up to date."""
     root = REPOSITORY / ".venvs"
     root.mkdir(exist_ok=True)
     requirements = REPOSITORY / "requirements" / "clients" / f"{name}.txt"
+    if name == "otel":  # an extra of ours
+        requirements = REPOSITORY / "requirements" / "otel.txt"
     folder = root / name
     environment = ClientEnvironment(name, folder / "bin" / "python")
     stamp = folder / "stamp"

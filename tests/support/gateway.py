@@ -191,8 +191,10 @@ class GatewayThread(GatewayUnderTest):
 class GatewayProcess(GatewayUnderTest):
     """A gateway as the supervisor starts it: on a socket that outlives it."""
 
-    def __init__(self, home: Path, control_url: str, *, name: str = "gw") -> None:
+    def __init__(self, home: Path, control_url: str, *, name: str = "gw", **variables: str) -> None:
+        """``variables`` are environment variables: settings."""
         self.home = home
+        self._variables = variables
         self._control_url = control_url
         self._name = name
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
@@ -212,7 +214,7 @@ class GatewayProcess(GatewayUnderTest):
         fd = self._listener.fileno()
         argv = [sys.executable, "-m", "tramontane.main", "gateway", "--home", str(self.home)]
         argv += ["--fd", str(fd), "--control", self._control_url, "--name", self._name]
-        environment = {**os.environ, "TRAMONTANE_HOME": str(self.home)}
+        environment = {**os.environ, "TRAMONTANE_HOME": str(self.home), **self._variables}
         self.process = subprocess.Popen(argv, pass_fds=(fd,), env=environment)
 
     def end(self, number: signal.Signals) -> int | None:

@@ -128,7 +128,8 @@ class Gateway:
 
     def add_client(self, client: "ClientConnection") -> bool:
         """Take a connection in; False when there are too many or we are leaving."""
-        if self.is_draining or len(self._clients) >= self.limits.connections_max:
+        is_full = client.is_public and len(self._clients) >= self.limits.connections_max
+        if self.is_draining or is_full:
             return False
         self._clients.add(client)
         return True

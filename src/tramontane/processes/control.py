@@ -81,7 +81,8 @@ def run(
         settings = load({"home": home, "host": host, "port": port, "database_url": database_url})
         folder = Home(settings.home)
         secrets = folder.secrets()
-        logs.configure(settings.log_level, folder.logs / "control.log")
+        path = folder.logs / "control.log"
+        logs.configure(settings.log_level, path, form=settings.log_format, process="control")
         with contextlib.closing(Database(settings.database_url)) as db:
             db.migrate()
             control = _ControlPlane(settings, folder, secrets, db)

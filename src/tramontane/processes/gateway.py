@@ -30,6 +30,8 @@ from tramontane.gateway.limits import Limits
 from tramontane.gateway.metering.meter import Meter
 from tramontane.gateway.metering.shipper import Shipper
 from tramontane.gateway.routes import TableError
+from tramontane.gateway.telemetry import readings
+from tramontane.processes.gateway_doors import NO_DOORS, Doors, open_doors
 from tramontane.processes.startup import FATAL_EXIT, inherited_or_listen, refuse
 from tramontane.runtime import logs, parent, settings
 from tramontane.runtime.clock import SystemClock
@@ -81,7 +83,9 @@ def run(  # noqa: PLR0917 - the command line's options, in its order
             links: Links | Alone
             if route_table is not None:
                 state = _state_alone(home, stack)
-                logs.configure(options.log_level)  # reading the file may have something to say
+                logs.configure(
+                    options.log_level, form=options.log_format
+                )  # reading the file may have something to say
                 file = RouteFile(route_table)
                 links = Alone(file, file.read(), keeps_usage=home is not None)
             else:
@@ -92,14 +96,16 @@ def run(  # noqa: PLR0917 - the command line's options, in its order
                 parent.die_with_parent(os.getppid())
             listener = inherited_or_listen(fd, options.host, options.port)
             listener.setblocking(False)  # noqa: FBT003 - the library's signature
+            doors = open_doors(options, name or "gateway")
         except (settings.SettingsError, HomeError, TableError, ValueError, OSError) as error:
             return refuse(str(error), FATAL_EXIT)
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         is_own = fd is None or route_table is not None
-        logs.configure(options.log_level, None if is_own else folder.logs / "gateway.log")
+        path = None if is_own else folder.logs / "gateway.log"
+        logs.configure(options.log_level, path, form=options.log_format, process="gateway")
         _allow_many_files()
         limits = Limits(drain_s=float(options.drain_timeout_s))
-        uvloop.run(_run(listener, state, name or "gateway", links, limits))
+        uvloop.run(_run(listener, state, name or "gateway", links, limits, doors))
     return 0
 
 
@@ -110,12 +116,13 @@ def _state_alone(home: Path | None, stack: contextlib.ExitStack) -> Path:
     return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tramontane-gateway-")))
 
 
-async def _run(
+async def _run(  # noqa: PLR0917 - wiring
     listener: socket.socket,
     folder: Path,
     name: str,
     links: Links | Alone,
     limits: Limits,
+    doors: Doors,
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -126,7 +133,7 @@ async def _run(
     gc.set_threshold(_GC_YOUNG)
     gc.collect()
     gc.freeze()
-    await serve(listener, folder, name, links, limits, stop)
+    await serve(listener, folder, name, links, limits, stop, doors)
 
 
 async def serve(  # noqa: PLR0917 - wiring
@@ -136,11 +143,13 @@ async def serve(  # noqa: PLR0917 - wiring
     links: Links | Alone,
     limits: Limits,
     stop: asyncio.Event,
+    doors: Doors = NO_DOORS,
 ) -> None:
     """Serve on ``listener`` until ``stop`` is set, then drain and settle all accounts.
 
     ``folder`` keeps the route table's copy, the in-flight tables and the spool. ``links`` lead to
-    the control plane, one for the poller's thread and one for the shipper's.
+    the control plane, one for the poller's thread and one for the shipper's. ``doors`` is what
+    is open beside the listener.
     """
     loop = asyncio.get_running_loop()
     clock = SystemClock()
@@ -160,11 +169,16 @@ async def serve(  # noqa: PLR0917 - wiring
     )
     meter.open(loop)
     around.start()
+    readings.of_gateway(gateway)
     gateway.sweep()
+    scraping = await doors.attend(gateway)
     server = await loop.create_server(lambda: ClientConnection(gateway), sock=listener)
     await stop.wait()
     server.close()
+    if scraping is not None:
+        scraping.close()
     await gateway.drain()
+    await doors.close()
     await around.close()
     await asyncio.sleep(0)  # for what a thread has handed to the loop
     meter.close()
@@ -192,6 +206,7 @@ class _AroundLinked:
         meter.on_event = self._shipper.wake
         self._demand = DemandReporter(links[0].another(), meter.gateway, owner)
         gateway.demand.tell = self._demand.tell
+        readings.of_control_plane(gateway, self._poller, self._shipper)
 
     def start(self) -> None:
         """Begin with the last good table, then ask for a newer one."""

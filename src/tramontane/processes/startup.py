@@ -9,14 +9,17 @@ _BACKLOG: Final = 4_096  # connections that may wait while the process that acce
 _ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised, not bound
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, shares: bool = False) -> socket.socket:
     """Return a socket that listens on ``host`` (an address or a name); 0 is any free port.
 
-    Raises OSError.
+    ``shares``: other sockets of the same user may listen on the same port, and the kernel deals
+    connections out among them (SO_REUSEPORT of socket(7)). Raises OSError.
     """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shares:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((host, port))
         listener.listen(_BACKLOG)
     except OSError:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
 
 import httptools
@@ -33,6 +34,7 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_ahead_bytes",
+        "_begin",
         "_fd",
         "_gateway",
         "_head_bytes",
@@ -47,11 +49,17 @@ class ClientConnection(asyncio.Protocol):
         "_unsent_bytes",
         "_write_paused_since",
         "current",
+        "is_public",
         "since",
     )
 
-    def __init__(self, gateway: "Gateway") -> None:
+    def __init__(
+        self, gateway: "Gateway", begin: "Callable[[ClientConnection, Request], None] | None" = None
+    ) -> None:
+        """``begin`` serves a request in place of the gateway: on a port for one purpose."""
         self._gateway = gateway
+        self._begin = begin or gateway.begin
+        self.is_public = begin is None
         self._limits = gateway.limits
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
@@ -327,7 +335,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _serve(self, request: Request) -> None:
         self.current = request
-        self._gateway.begin(self, request)
+        self._begin(self, request)
         if request.expects_continue and request.sink is not None and not request.body_bytes:
             self.send(_CONTINUE)
 

@@ -40,6 +40,7 @@ class RoutePoller(threading.Thread):
         # The first poll takes whatever there is: after a restored backup the control plane's
         # revision may be older than the one on our disk.
         self._revision = 0
+        self.answered_s = time.monotonic()  # when the control plane last answered
 
     def run(self) -> None:
         """Poll until the link is closed; pause longer after each failure."""
@@ -62,6 +63,8 @@ class RoutePoller(threading.Thread):
         path = _PATH.format(self._revision, wait_s)
         began_s = time.monotonic()
         status, data = self._link.request("GET", path, timeout_s=wait_s + 10.0)
+        if status in {200, 304}:
+            self.answered_s = time.monotonic()
         if status == 304:
             if time.monotonic() - began_s < _QUICK_S:
                 self._link.closed.wait(_FIRST_RETRY_S)  # it does not wait for us: do not race

@@ -145,6 +145,11 @@ class Meter:
         """Return the spool's segments, for the shipper's eyes only."""
         return self._spool.segments
 
+    @property
+    def spooled(self) -> int:
+        """Return how many events came into the spool since the start, what it found included."""
+        return self._spool.lines
+
     def drop(self, segment: Segment) -> None:
         """Forget a segment of which everything was accepted."""
         self._spool.drop(segment)

@@ -44,6 +44,7 @@ class Spool:
         self._sealed_bytes = 0
         self._current: Segment | None = None
         self.segments: list[Segment] = []
+        self.lines = 0  # taken in so far, of our own and of dead gateways
 
     def adopt(self, paths: list[Path]) -> None:
         """Take over the segments of a dead gateway by renaming them. Raises OSError."""
@@ -56,6 +57,7 @@ class Spool:
             segment = Segment(mine, whole_bytes(mine), is_sealed=True)
             self.segments.insert(0, segment)
             self._sealed_bytes += segment.size
+            self.lines += count_lines(segment)
 
     def reserve(self) -> str | None:
         """Reserve the room of one event; return why not when the disk or the limit is full."""
@@ -90,6 +92,7 @@ class Spool:
             msg = f"wrote {written} of {len(data)} bytes"
             raise OSError(msg)
         segment.size += written
+        self.lines += 1
         self._reserved -= 1
         return fd
 
@@ -183,6 +186,12 @@ def whole_bytes(path: Path) -> int:
                 break
             at += len(data)
     return size
+
+
+def count_lines(segment: Segment) -> int:
+    """Return how many events a sealed segment holds. Raises OSError."""
+    with segment.path.open("rb") as file:
+        return file.read(segment.size).count(b"\n")
 
 
 def read_lines(segment: Segment, start: int, lines_max: int) -> tuple[list[bytes], int]:
