@@ -1,4 +1,4 @@
-"""A replica holds so many requests in flight; one more is told to come back, and not counted."""
+"""A replica holds so many requests in flight; one more waits, then is told to come back."""
 
 import threading
 from dataclasses import replace
@@ -14,14 +14,14 @@ from tests.support.waiting import until
 
 def test_a_full_replica_takes_no_more(engine: StubEngine, tmp_path: Path) -> None:
     table = make_table(make_route([engine.address]))
-    limits = replace(QUICK, replica_inflight_max=2)
+    limits = replace(QUICK, replica_inflight_max=2, queue_s_min=0.1)
     with (
         StubControl(table) as control,
         GatewayThread(tmp_path / "gw", control.url, limits) as gateway,
     ):
         gateway.wait_ready()
         replies: list[httpx.Response] = []
-        slow = {"stub": {"delay_s": 0.7}}
+        slow = {"stub": {"delay_s": 0.9}}
         threads = [
             threading.Thread(target=lambda: replies.append(gateway.chat(**slow))) for _ in range(2)
         ]
