@@ -19,6 +19,7 @@ from tramontane.domain.refusal import Code, Refusal
 from tramontane.gateway import refusals
 from tramontane.gateway.client import replies
 from tramontane.gateway.client.request import Request, read_head
+from tramontane.gateway.known_heads import KnownHeads
 
 if TYPE_CHECKING:
     from tramontane.gateway.dispatch import Gateway
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 LOG: Final = logging.getLogger("tramontane.gateway.client")
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _VERSIONS: Final = frozenset({"1.1", "1.0"})
+_KNOWN: Final[KnownHeads[Request]] = KnownHeads()
 _WRITE_HIGH_BYTES: Final = 256 * 1024  # queued for a slow client before the engine is held back
 
 
@@ -38,8 +40,10 @@ class ClientConnection(asyncio.Protocol):
         "_fd",
         "_gateway",
         "_head_bytes",
+        "_is_between",
         "_is_deaf",
         "_is_reading",
+        "_latest",
         "_limits",
         "_linger_until",
         "_parser",
@@ -66,9 +70,11 @@ class ClientConnection(asyncio.Protocol):
         self._fd = -1
         self._queue: deque[Request] = deque()
         self._reading: Request | None = None  # whose head or body is still coming
+        self._latest: Request | None = None  # the last one that began
         self.current: Request | None = None  # whose reply is being made
         self._head_bytes = 0
         self._ahead_bytes = 0
+        self._is_between = True  # the parser has begun no message that it has not ended
         self._is_deaf = False  # what still comes in is not looked at
         self._is_reading = True
         self._linger_until = 0.0
@@ -206,26 +212,22 @@ class ClientConnection(asyncio.Protocol):
         """Parse; whatever cannot be parsed ends the connection with a clear error."""
         if self._is_deaf:
             return
+        is_begin = self._is_between and self.current is None and not self._head_bytes
+        if is_begin:
+            self.since = self._gateway.loop.time()
+            if self._serve_known(data):
+                return
         if self._reading is None or not self._reading.method:
-            if self._head_bytes == 0 and self.current is None:
-                self.since = self._gateway.loop.time()
             self._head_bytes += len(data)
         if self.current is not None and self.current.is_complete:
             self._ahead_bytes += len(data)
             if self._ahead_bytes > self._limits.pipelined_bytes_max:
                 self.set_reading(on=False)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserCallbackError:
-            LOG.exception("a request could not be served because of a bug")
-            if not self._is_deaf:
-                self.refuse_early(refusals.BUG)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if not self._is_deaf:
-                self._refuse(f"the request is not valid HTTP: {error}")
-        else:
-            if self._is_head_too_large() and not self._is_deaf:
+        if self._parse(data):
+            if self._is_head_too_large():
                 self._refuse_large_head()
+            elif is_begin and self._is_between:
+                self._learn(data)
 
     def eof_received(self) -> None:
         """Take a client that ends its side for gone, as other proxies do; the transport closes."""
@@ -233,10 +235,14 @@ class ClientConnection(asyncio.Protocol):
 
     # What the parser calls.
 
+    def on_message_begin(self) -> None:
+        """Note that a message has begun: its first byte is there."""
+        self._is_between = False
+
     def on_url(self, url: bytes) -> None:
         """Begin a request, or go on with its target."""
         if self._reading is None:
-            self._reading = Request(self._gateway.loop.time())
+            self._reading = self._latest = Request(self._gateway.loop.time())
         self._reading.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -291,6 +297,7 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The body is whole."""
+        self._is_between = True
         request, self._reading = self._reading, None
         if request is None or self._is_deaf:
             return
@@ -332,6 +339,46 @@ class ClientConnection(asyncio.Protocol):
         self._gateway.refuse(self, request, refusal)
 
     # Below: leaves.
+
+    def _parse(self, data: bytes) -> bool:
+        """Feed the parser; False when what comes in is not looked at any more."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError:
+            LOG.exception("a request could not be served because of a bug")
+            if not self._is_deaf:
+                self.refuse_early(refusals.BUG)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if not self._is_deaf:
+                self._refuse(f"the request is not valid HTTP: {error}")
+        return not self._is_deaf
+
+    def _serve_known(self, data: bytes) -> bool:
+        """Serve a whole request whose head is known; False: it is the parser's."""
+        if self._queue or self._write_paused_since:
+            return False
+        known = _KNOWN.find(data)
+        if known is None:
+            return False
+        like, body_at = known
+        request = like.again(self.since, len(data) - body_at)
+        try:
+            self._serve(request)
+            sink = request.sink
+            if sink is not None:
+                sink.on_upload(data[body_at:])
+                sink.on_upload_end()
+        except Exception:  # as the parser does with what a callback raises
+            LOG.exception("a request could not be served because of a bug")
+            self.refuse_early(refusals.BUG)
+        return True
+
+    def _learn(self, data: bytes) -> None:
+        """Remember the head of a request that came in one piece."""
+        request, self._latest = self._latest, None
+        if request is not None and request.can_come_again:
+            length = request.length or 0
+            _KNOWN.learn(data, length, request.again(0.0, length))
 
     def _serve(self, request: Request) -> None:
         self.current = request

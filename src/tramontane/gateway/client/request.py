@@ -90,6 +90,28 @@ class Request:
         self.keeps_alive = True
         self.sink: Sink | None = None
 
+    def again(self, since: float, length: int) -> "Request":
+        """Return a further request with the same head, whose body of ``length`` bytes is whole."""
+        request = Request(since)
+        request.target = self.target
+        request.headers = self.headers
+        request.host_count = self.host_count
+        request.method = self.method
+        request.path = self.path
+        request.query = self.query
+        request.authorization = self.authorization
+        request.user_agent = self.user_agent
+        request.length = request.body_bytes = length
+        request.has_body = request.is_complete = True
+        return request
+
+    @property
+    def can_come_again(self) -> bool:
+        """Tell whether the head is all that a further request with the same head needs."""
+        is_plain = self.method == b"POST" and not (self.is_http_10 or self.expects_continue)
+        is_plain = is_plain and not self.trace_headers  # these differ each time
+        return is_plain and self.is_complete and self.keeps_alive and bool(self.length)
+
     @property
     def dialect(self) -> Dialect:
         """Return the dialect of the caller."""

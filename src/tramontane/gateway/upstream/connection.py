@@ -11,12 +11,15 @@ from typing import Final, Protocol, cast
 
 import httptools
 
+from tramontane.gateway.known_heads import KnownHeads
 from tramontane.gateway.upstream.replica import Replica
 
 Headers = list[tuple[bytes, bytes]]
 _HANG_UP_S: Final = 0.1  # a kept connection closed later than this was closed for its age
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _REPLY_HEAD_BYTES_MAX: Final = 64 * 1024
+# Of replies with status 200: headers and content type.
+_KNOWN: Final[KnownHeads[tuple[Headers, bytes]]] = KnownHeads()
 
 
 class DialError(Exception):
@@ -73,6 +76,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_has_framing",
         "_head_bytes",
         "_headers",
+        "_is_between",
         "_is_complete",
         "_is_head_new",
         "_is_keepable",
@@ -101,6 +105,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._fd = -1
         self._parser = httptools.HttpResponseParser(self)
+        self._is_between = True  # the parser has begun no reply that it has not ended
         self._reset()
 
     def _reset(self) -> None:
@@ -226,6 +231,9 @@ class UpstreamConnection(asyncio.Protocol):
         if self.receiver is None and self not in self._ending():
             self.close()  # bytes that nobody asked for
             return
+        is_begin = not self.has_reply and self._is_between
+        if is_begin and self._deliver_known(data):
+            return
         self.has_reply = True
         if not self._status:
             self._head_bytes += len(data)
@@ -237,6 +245,8 @@ class UpstreamConnection(asyncio.Protocol):
         if not self._status and self._head_bytes > _REPLY_HEAD_BYTES_MAX:
             self._break("the headers of its reply have no end")
             return
+        if is_begin and self._is_keepable and self._status == 200 and self._is_between:
+            _KNOWN.learn(data, sum(map(len, self._body)), (self._headers, self.content_type))
         self._deliver()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -267,6 +277,10 @@ class UpstreamConnection(asyncio.Protocol):
             self.receiver.on_upload_paused(False)  # noqa: FBT003 - a plain event
 
     # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        """Note that a reply has begun: its first byte is there."""
+        self._is_between = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header; those of trailers and of interim replies are dropped."""
@@ -300,6 +314,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Note the end; the connection may be kept if both sides want to."""
+        self._is_between = True
         if self._status:
             is_first = not self._is_complete
             self._is_complete = True
@@ -307,6 +322,22 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _ending(self) -> set["UpstreamConnection"]:
         return self.replica.ending if self.replica is not None else set()
+
+    def _deliver_known(self, data: bytes) -> bool:
+        """Hand over a whole reply whose head is known; False: it is the parser's."""
+        if self.has_no_body or self.receiver is None:
+            return False
+        known = _KNOWN.find(data)
+        if known is None:
+            return False
+        (headers, self.content_type), body_at = known
+        self.has_reply = self._is_keepable = self._has_framing = True
+        self._status = 200
+        self.receiver.on_reply_head(200, headers)
+        if self.receiver is not None:
+            self.receiver.on_reply_data(data[body_at:])
+        self._end_reply()
+        return True
 
     def _deliver(self) -> None:
         if self._is_head_new and self.receiver is not None:
@@ -319,12 +350,15 @@ class UpstreamConnection(asyncio.Protocol):
             if self.receiver is not None:
                 self.receiver.on_reply_data(data)
         if self._is_complete:
-            receiver, self.receiver = self.receiver, None
-            if receiver is not None:
-                self.was_stream = False
-            self.keep()
-            if receiver is not None:
-                receiver.on_reply_end()
+            self._end_reply()
+
+    def _end_reply(self) -> None:
+        receiver, self.receiver = self.receiver, None
+        if receiver is not None:
+            self.was_stream = False
+        self.keep()
+        if receiver is not None:
+            receiver.on_reply_end()
 
     def _break(self, reason: str) -> None:
         receiver = self.receiver
