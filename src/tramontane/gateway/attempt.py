@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from tramontane.domain.refusal import Refusal
 from tramontane.domain.routing import RouteKey
 from tramontane.gateway import refusals
+from tramontane.gateway.calls import adapters
 from tramontane.gateway.calls.bodies import Call
 from tramontane.gateway.metering.entry import Entry
 from tramontane.gateway.metering.events import Started
@@ -312,6 +313,8 @@ class Attempt:
         assert active is not None  # `start` found it
         route = active.route
         pieces = call.pieces_for(route)
+        if active.scales:
+            pieces = adapters.with_scales(active.scales, pieces)
         head = b"%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
             replica.heads[call.upstream_path],
             self._request.trace_lines,

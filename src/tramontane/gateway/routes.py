@@ -6,6 +6,7 @@ which replicas that stay keep their connections and their load.
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 from zlib import crc32
@@ -15,6 +16,7 @@ import orjson
 
 from tramontane.domain.routing import Route, RouteReplica, RouteTable
 from tramontane.gateway.auth import Authenticator
+from tramontane.gateway.calls import adapters
 from tramontane.gateway.routing.ring import Ring
 from tramontane.gateway.routing.traffic import Traffic
 from tramontane.gateway.telemetry.series import RouteSeries
@@ -25,19 +27,37 @@ FILE: Final = "route-table.json"
 
 
 class ActiveRoute:
-    """A route and its replicas as they are now. ``canary`` is the other version of it."""
+    """A route and its replicas as they are now. ``canary`` is the other version of it.
 
-    __slots__ = ("canary", "replicas", "ring", "route", "seed", "series", "share", "traffic")
+    ``scales`` stands in every body for its engine (`calls.adapters`).
+    """
+
+    __slots__ = (
+        "canary",
+        "replicas",
+        "ring",
+        "route",
+        "scales",
+        "seed",
+        "series",
+        "share",
+        "traffic",
+    )
 
     def __init__(self, route: Route, replicas: tuple[Replica, ...], traffic: Traffic) -> None:
-        self.route = route
+        model = adapters.upstream_model(route)
+        self.route = (
+            route if model == route.upstream_model else replace(route, upstream_model=model)
+        )
+        self.scales = adapters.scales_of(route)
         self.replicas = replicas
         self.traffic = traffic
         self.ring: Ring | None = None  # made when the first prefix is looked up
         self.canary: ActiveRoute | None = None
         self.series: RouteSeries | None = None  # from the first request on
         self.share = 0  # what `takes_canary` has added up
-        self.seed = crc32(route.project_id.encode())  # keeps the prefixes of projects apart
+        # Keeps the prefixes of projects apart, and those of a model's adapters.
+        self.seed = crc32(f"{route.project_id}/{route.model}".encode())
 
     def make_ring(self) -> Ring:
         """Return the ring of the replicas, from now on at hand."""

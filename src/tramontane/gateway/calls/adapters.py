@@ -1,0 +1,48 @@
+"""How a request names the LoRA adapter that it wants, in the words of each engine.
+
+vLLM serves an adapter as a model of its own name. llama.cpp loads adapters when it starts and takes
+a scale for each of them with every request ("lora" in its server's README); those left out keep
+the scale of the start, so all are named: 1 for the one wanted, 0 for the others, and 0 for all when
+the plain model is wanted. The caller cannot send the field himself (`bounds`).
+"""
+
+from typing import Any, Final
+
+import orjson
+
+from tramontane.domain.routing import Route
+
+_VLLM: Final = "vllm"
+_LLAMACPP: Final = "llamacpp"
+_FIELD: Final = b'"lora"'
+
+Pieces = tuple[bytes | memoryview, ...]
+
+
+def upstream_model(route: Route) -> str:
+    """Return the name that the engine of ``route`` answers to."""
+    if route.adapter is not None and route.engine == _VLLM:
+        return route.adapter.name
+    return route.upstream_model
+
+
+def scales_of(route: Route) -> bytes:
+    """Return the field to put into every body for ``route``, with its comma; empty: none."""
+    adapter = route.adapter
+    count = adapter.count if adapter is not None else route.adapter_count
+    if route.engine != _LLAMACPP or not count:
+        return b""
+    wanted = adapter.index if adapter is not None else -1
+    scales = [{"id": index, "scale": float(index == wanted)} for index in range(count)]
+    return _FIELD + b":" + orjson.dumps(scales) + b","
+
+
+def with_scales(scales: bytes, pieces: Pieces) -> Pieces:
+    """Return the body ``pieces``, a JSON object with a field or more, with ``scales`` in it."""
+    if any(_FIELD in bytes(piece) for piece in pieces):  # a null, or the word in a text
+        value: dict[str, Any] = orjson.loads(b"".join(pieces))
+        value.pop("lora", None)
+        pieces = (orjson.dumps(value),)
+    first = memoryview(pieces[0])
+    start = bytes(first).index(b"{") + 1
+    return (b"{" + scales, first[start:], *pieces[1:])
