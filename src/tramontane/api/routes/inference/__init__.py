@@ -1,0 +1,1 @@
+"""Paths of the public inference APIs that the control plane serves, behind the gateway."""
