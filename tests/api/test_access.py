@@ -34,6 +34,12 @@ BODIES: dict[str, Any] = {
     },
     "PUT /cloud/v1/deployments/{deployment}/canary": {"percent": 10},
     "POST /cloud/v1/deployments/{deployment}/canary/promote": {},
+    "PATCH /cloud/v1/organizations/{organization}": {"is_blocked": True},
+    "PATCH /cloud/v1/projects/{project}": {"is_strict": True},
+    "PATCH /cloud/v1/api-keys/{api_key}": {"allowed_models": []},
+    "PUT /cloud/v1/limits": {"project": "default", "requests_per_minute_max": 1},
+    "PUT /cloud/v1/prices/{model}": {"prompt_micro": 1},
+    "POST /internal/v1/slices": {"gateway": "g", "holder": "h", "sequence": 1},
     "POST /internal/v1/demand": {"gateway": "g", "holder": "h", "deployments": []},
     "POST /internal/v1/usage-events": {"events": []},
 }
@@ -43,13 +49,16 @@ EXPECTED = {
     "GET /cloud/v1/organizations": Permission.ORGANIZATIONS_READ,
     "POST /cloud/v1/organizations": Permission.ORGANIZATIONS_WRITE,
     "GET /cloud/v1/organizations/{organization}": Permission.ORGANIZATIONS_READ,
+    "PATCH /cloud/v1/organizations/{organization}": Permission.ORGANIZATIONS_WRITE,
     "GET /cloud/v1/projects": Permission.PROJECTS_READ,
     "POST /cloud/v1/projects": Permission.PROJECTS_WRITE,
     "GET /cloud/v1/projects/{project}": Permission.PROJECTS_READ,
+    "PATCH /cloud/v1/projects/{project}": Permission.PROJECTS_WRITE,
     "DELETE /cloud/v1/projects/{project}": Permission.PROJECTS_WRITE,
     "GET /cloud/v1/api-keys": Permission.API_KEYS_READ,
     "POST /cloud/v1/api-keys": Permission.API_KEYS_WRITE,
     "GET /cloud/v1/api-keys/{api_key}": Permission.API_KEYS_READ,
+    "PATCH /cloud/v1/api-keys/{api_key}": Permission.LIMITS_WRITE,
     "DELETE /cloud/v1/api-keys/{api_key}": Permission.API_KEYS_WRITE,
     "GET /cloud/v1/whoami": Permission.PROJECTS_READ,
     "GET /cloud/v1/models": Permission.MODELS_READ,
@@ -75,12 +84,22 @@ EXPECTED = {
     "GET /cloud/v1/nodes": Permission.CLUSTERS_READ,
     "GET /cloud/v1/usage": Permission.USAGE_READ,
     "GET /cloud/v1/usage/events": Permission.USAGE_READ,
+    "GET /cloud/v1/limits": Permission.LIMITS_READ,
+    "PUT /cloud/v1/limits": Permission.LIMITS_WRITE,
+    "GET /cloud/v1/limits/{limit}": Permission.LIMITS_READ,
+    "DELETE /cloud/v1/limits/{limit}": Permission.LIMITS_WRITE,
+    "GET /cloud/v1/budgets": Permission.LIMITS_READ,
+    "GET /cloud/v1/prices": Permission.PRICES_READ,
+    "GET /cloud/v1/prices/{model}": Permission.PRICES_READ,
+    "PUT /cloud/v1/prices/{model}": Permission.PRICES_WRITE,
+    "DELETE /cloud/v1/prices/{model}": Permission.PRICES_WRITE,
     "GET /cloud/v1/events": Permission.EVENTS_READ,
     "GET /cloud/v1/plan": Permission.PLAN_READ,
 }  # fmt: skip
 GATEWAYS = {
     "GET /internal/v1/route-table",
     "POST /internal/v1/demand",
+    "POST /internal/v1/slices",
     "POST /internal/v1/usage-events",
 }
 EVERY = sorted([*EXPECTED, *GATEWAYS])
@@ -138,15 +157,11 @@ def test_other_schemes(shared_cloud: Cloud, header: str) -> None:
 
 def test_keys_that_were_good(cloud: Cloud) -> None:
     """Revoked, expired, and of an archived project."""
-    create = cloud.services.api_keys.create
+    create, operator = cloud.services.api_keys.create, Role.OPERATOR
     soon = cloud.clock.now_ms() + 10
-    made, revoked = create(
-        cloud.operator, name="r", role=Role.OPERATOR, expires_at_ms=None, project=None
-    )
-    cloud.services.api_keys.revoke(cloud.operator, made.id)
-    _, expired = create(
-        cloud.operator, name="e", role=Role.OPERATOR, expires_at_ms=soon, project=None
-    )
+    made, revoked = create(cloud.operator, NewApiKey(name="r", role=operator))
+    cloud.services.api_keys.revoke(cloud.operator, made.key.id)
+    _, expired = create(cloud.operator, NewApiKey(name="e", role=operator, expires_at_ms=soon))
     archived = cloud.new_member("archived")
     cloud.services.projects.archive(cloud.operator, "archived")
     cloud.clock.advance(10)
@@ -176,6 +191,8 @@ def test_what_only_operators_may_do() -> None:
         Permission.ORGANIZATIONS_WRITE,
         Permission.PROJECTS_WRITE,
         Permission.MODELS_WRITE,
+        Permission.LIMITS_WRITE,
+        Permission.PRICES_WRITE,
         Permission.CLUSTERS_READ,
         Permission.PLAN_READ,
     }
@@ -188,7 +205,7 @@ def stranger(shared_cloud: Cloud) -> tuple[str, dict[str, str]]:
     cloud.services.organizations.create(cloud.operator, "elsewhere")
     cloud.services.projects.create(cloud.operator, "their-project", "elsewhere")
     _, key = cloud.services.api_keys.create(
-        cloud.operator, name="k", role=Role.MEMBER, expires_at_ms=None, project="their-project"
+        cloud.operator, NewApiKey(name="k", project="their-project")
     )
     demo = cloud.services.deployments.get(cloud.member, "tramontane-demo", None).deployment
     replica = cloud.add_replica(demo.id, demo.project_id, cloud.add_node())
@@ -224,7 +241,7 @@ def test_objects_of_others_do_not_exist(
     "path",
     [
         "/organizations", "/projects", "/api-keys", "/deployments", "/replicas", "/usage",
-        "/usage/events",
+        "/usage/events", "/limits", "/budgets",
     ],
 )  # fmt: skip
 def test_lists_hold_only_what_is_ones_own(

@@ -84,7 +84,9 @@ def test_pages_of_events(cloud: Cloud) -> None:
     cloud.add_usage(*events)
     first = cloud.cloud("GET", "/usage/events?limit=3", key=cloud.keys.api_key)
     assert first["has_more"]
-    assert first["data"][0] == {"object": "usage_event", **asdict(events[0])}
+    shown = {"object": "usage_event", **asdict(events[0])}
+    del shown["holder"]  # how gateways account for slices is their own affair
+    assert first["data"][0] == shown
     rest = cloud.cloud("GET", f"/usage/events?limit=3&after={first['last_id']}")
     assert not rest["has_more"]
     assert [item["id"] for item in first["data"] + rest["data"]] == [it.id for it in events]

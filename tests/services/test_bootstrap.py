@@ -8,6 +8,7 @@ import pytest
 from tests.support.cloud import Cloud
 from tramontane.domain.refusal import RefusedError
 from tramontane.domain.tenancy import Role
+from tramontane.services.api_keys import NewApiKey
 from tramontane.services.bootstrap import Bootstrap
 from tramontane.store import deployments, events, tenancy
 
@@ -102,9 +103,7 @@ def test_lost_keys_are_made_anew(cloud: Cloud) -> None:
 
 
 def test_other_keys_survive_a_new_issue(cloud: Cloud) -> None:
-    _, text = cloud.services.api_keys.create(
-        cloud.member, name="mine", role=Role.MEMBER, expires_at_ms=None, project=None
-    )
+    _, text = cloud.services.api_keys.create(cloud.member, NewApiKey(name="mine"))
     cloud.bootstrap().reissue_keys()
     assert cloud.principal(text).role is Role.MEMBER
 

@@ -8,7 +8,7 @@ import pytest
 from tests.support.cloud import Cloud
 from tramontane.domain.deployment import SpecChange
 from tramontane.domain.refusal import RefusedError
-from tramontane.domain.tenancy import Role
+from tramontane.services.api_keys import NewApiKey
 from tramontane.services.deployments.wishes import NewDeployment
 from tramontane.store.db import NameTakenError
 
@@ -63,9 +63,7 @@ def test_writers_at_the_same_time(database_url: str, tmp_path: Path) -> None:
             )
         except NameTakenError as error:
             refused.append(error)
-        cloud.services.api_keys.create(
-            cloud.member, name=f"k{number}", role=Role.MEMBER, expires_at_ms=None, project=None
-        )
+        cloud.services.api_keys.create(cloud.member, NewApiKey(name=f"k{number}"))
 
     try:
         cloud.start()
@@ -76,6 +74,6 @@ def test_writers_at_the_same_time(database_url: str, tmp_path: Path) -> None:
             thread.join()
         assert len(refused) == WRITERS - 1
         keys = cloud.services.api_keys.list(cloud.member, project=None, after=None, limit=100)
-        assert {key.name for key in keys.items} >= {f"k{number}" for number in range(WRITERS)}
+        assert {item.key.name for item in keys.items} >= {f"k{number}" for number in range(WRITERS)}
     finally:
         cloud.close()

@@ -22,11 +22,12 @@ from tramontane.domain.fleet import Cluster, ClusterStatus, Node, NodeStatus
 from tramontane.domain.launch import LaunchSpec
 from tramontane.domain.replica import Replica, ReplicaStatus
 from tramontane.domain.resources import Resources
-from tramontane.domain.tenancy import Organization, Principal, Project, Role
+from tramontane.domain.tenancy import Organization, Principal, Project
 from tramontane.domain.usage import Outcome, TokenSource, UsageEvent
 from tramontane.engines.recipes import RECIPES
 from tramontane.runtime.clock import ManualClock, SystemIds
 from tramontane.services.all import Services, make_services
+from tramontane.services.api_keys import NewApiKey
 from tramontane.services.bootstrap import Bootstrap, FirstKeys
 from tramontane.store import deployments, fleet, replicas, usage
 from tramontane.store.db import Database
@@ -134,7 +135,7 @@ class Cloud:
         """Make a project and return the text of a member key of it."""
         self.services.projects.create(self.operator, project, None)
         _, text = self.services.api_keys.create(
-            self.operator, name="member", role=Role.MEMBER, expires_at_ms=None, project=project
+            self.operator, NewApiKey(name="member", project=project)
         )
         return text
 

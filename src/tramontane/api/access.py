@@ -49,6 +49,11 @@ class Requires:
                 f"{self.permission}: use a key of another role"
             )
             raise refuse(Code.PERMISSION_DENIED, message)
+        if principal.blocked and not self.permission.is_read:
+            message = f"the {principal.blocked} of this key is blocked: it may read, not change"
+            if principal.blocked == "key":
+                message = "this key is blocked: it may read, not change; ask an operator"
+            raise refuse(Code.PERMISSION_DENIED, message)
         request.state.principal = principal
 
     async def __call__(

@@ -12,10 +12,11 @@ from tramontane.domain.catalog import ModelVersion
 from tramontane.domain.deployment import Deployment
 from tramontane.domain.replica import Replica
 from tramontane.domain.tenancy import Principal
+from tramontane.services.api_keys import DescribedApiKey
 from tramontane.services.deployments.wishes import DescribedDeployment
 from tramontane.services.models import CatalogueEntry
 from tramontane.services.replicas import ReplicaLines
-from tramontane.services.scope import Page
+from tramontane.services.scope import Page, shown_names
 from tramontane.wire import cloud_replies as wire
 
 Item = TypeVar("Item")
@@ -35,7 +36,13 @@ def page(found: Page[Item], view: Callable[[Item], View]) -> wire.Page[View]:
 
 def organization(value: tenancy.Organization) -> wire.Organization:
     """Return the view of an organization."""
-    return wire.Organization(id=value.id, name=value.name, created_at_ms=value.created_at_ms)
+    return wire.Organization(
+        id=value.id,
+        name=value.name,
+        created_at_ms=value.created_at_ms,
+        may_store_responses=value.may_store_responses,
+        blocked_at_ms=value.blocked_at_ms,
+    )
 
 
 def project(value: tenancy.Project) -> wire.Project:
@@ -46,15 +53,18 @@ def project(value: tenancy.Project) -> wire.Project:
         name=value.name,
         created_at_ms=value.created_at_ms,
         archived_at_ms=value.archived_at_ms,
+        blocked_at_ms=value.blocked_at_ms,
+        is_strict=value.is_strict,
+        allowed_models=shown_names(value.allowed_models),
     )
 
 
-def api_key(value: tenancy.ApiKey) -> wire.ApiKey:
+def api_key(value: DescribedApiKey) -> wire.ApiKey:
     """Return the view of a key, without its hash."""
     return wire.ApiKey(**_key_fields(value))
 
 
-def new_api_key(value: tenancy.ApiKey, text: str) -> wire.NewApiKey:
+def new_api_key(value: DescribedApiKey, text: str) -> wire.NewApiKey:
     """Return the view of a key that was just made, with its text."""
     return wire.NewApiKey(**_key_fields(value), key=text)
 
@@ -228,6 +238,7 @@ def usage_totals(found: Page[usage.UsageTotal]) -> wire.UsageTotals:
             prompt_tokens=total.prompt_tokens,
             completion_tokens=total.completion_tokens,
             cached_tokens=total.cached_tokens,
+            cost_nano=total.cost_nano,
         )
         for total in found.items
     ]
@@ -257,6 +268,7 @@ def usage_event(value: usage.UsageEvent) -> wire.UsageEvent:
         duration_ms=value.duration_ms,
         first_byte_ms=value.first_byte_ms,
         gateway=value.gateway,
+        cost_nano=value.cost_nano,
     )
 
 
@@ -273,7 +285,8 @@ def _event(value: domain_event.Event) -> wire.Event:
     )
 
 
-def _key_fields(value: tenancy.ApiKey) -> dict[str, Any]:
+def _key_fields(described: DescribedApiKey) -> dict[str, Any]:
+    value = described.key
     return {
         "id": value.id,
         "project_id": value.project_id,
@@ -283,7 +296,9 @@ def _key_fields(value: tenancy.ApiKey) -> dict[str, Any]:
         "created_at_ms": value.created_at_ms,
         "expires_at_ms": value.expires_at_ms,
         "revoked_at_ms": value.revoked_at_ms,
-        "requests_in_flight_max": value.requests_in_flight_max,
+        "blocked_at_ms": value.blocked_at_ms,
+        "allowed_models": shown_names(value.allowed_models),
+        "requests_in_flight_max": described.requests_in_flight_max,
     }
 
 

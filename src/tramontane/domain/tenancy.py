@@ -31,9 +31,18 @@ class Permission(StrEnum):
     REPLICAS_READ = "replicas.read"
     CLUSTERS_READ = "clusters.read"
     USAGE_READ = "usage.read"
+    LIMITS_READ = "limits.read"
+    LIMITS_WRITE = "limits.write"
+    PRICES_READ = "prices.read"
+    PRICES_WRITE = "prices.write"
     EVENTS_READ = "events.read"
     PLAN_READ = "plan.read"
     INFERENCE = "inference.use"
+
+    @property
+    def is_read(self) -> bool:
+        """Tell whether it changes nothing."""
+        return self.value.endswith(".read")
 
 
 class Role(StrEnum):
@@ -57,6 +66,8 @@ ROLE_PERMISSIONS: Final[dict[Role, frozenset[Permission]]] = {
             Permission.DEPLOYMENTS_WRITE,
             Permission.REPLICAS_READ,
             Permission.USAGE_READ,
+            Permission.LIMITS_READ,
+            Permission.PRICES_READ,
             Permission.EVENTS_READ,
             Permission.INFERENCE,
         }
@@ -66,23 +77,36 @@ ROLE_PERMISSIONS: Final[dict[Role, frozenset[Permission]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Organization:
-    """The unit of billing, residency and keys."""
+    """The unit of billing, residency and keys.
+
+    ``may_store_responses``: what its requests and answers hold may be kept where a client asks
+    for it. While it is blocked, no key of it may call a model.
+    """
 
     id: str
     name: str
     created_at_ms: int
+    may_store_responses: bool = False
+    blocked_at_ms: int | None = None
     revision: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """The unit of quota and isolation inside an organization."""
+    """The unit of quota and isolation inside an organization.
+
+    ``is_strict``: a request with a field that no API has is refused. ``allowed_models`` are the
+    names that its keys may call, None for all. While it is blocked, they may call none.
+    """
 
     id: str
     organization_id: str
     name: str
     created_at_ms: int
     archived_at_ms: int | None = None
+    blocked_at_ms: int | None = None
+    is_strict: bool = False
+    allowed_models: tuple[str, ...] | None = None
     revision: int = 1
 
 
@@ -90,8 +114,8 @@ class Project:
 class ApiKey:
     """A credential of one project. The key's text is shown once and never stored.
 
-    ``requests_in_flight_max`` bounds the calls to models that it may have open at a time, on each
-    gateway; None leaves it to the gateway's own bound.
+    ``allowed_models`` are the names that it may call, None for all that its project allows. While
+    it is blocked, it may call none; to revoke it is for good.
     """
 
     id: str
@@ -103,7 +127,8 @@ class ApiKey:
     created_at_ms: int
     expires_at_ms: int | None = None
     revoked_at_ms: int | None = None
-    requests_in_flight_max: int | None = None
+    blocked_at_ms: int | None = None
+    allowed_models: tuple[str, ...] | None = None
     revision: int = 1
 
     def is_usable(self, now_ms: int) -> bool:
@@ -114,12 +139,16 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who is asking: the authenticated key, where it belongs and what it may do."""
+    """Who is asking: the authenticated key, where it belongs and what it may do.
+
+    ``blocked`` says who was blocked, "organization", "project" or "key": it may only read then.
+    """
 
     key_id: str
     project_id: str
     organization_id: str
     role: Role
+    blocked: str | None = None
 
     @property
     def is_operator(self) -> bool:
@@ -129,6 +158,15 @@ class Principal:
     def may(self, permission: Permission) -> bool:
         """Tell whether the principal's role grants ``permission``."""
         return permission in ROLE_PERMISSIONS[self.role]
+
+
+def blocked_by(key: ApiKey, project: Project, *, organization_is_blocked: bool) -> str | None:
+    """Return who was blocked, so that ``key`` may call no model: the widest of the three."""
+    if organization_is_blocked:
+        return "organization"
+    if project.blocked_at_ms is not None:
+        return "project"
+    return None if key.blocked_at_ms is None else "key"
 
 
 def make_key(entropy: bytes) -> str:

@@ -24,7 +24,8 @@ class UsageEvent:
     """What one request used. Token counts are whole tokens; times are milliseconds.
 
     Names (``model``) stand beside ids so that the event still explains itself after the
-    deployment or the model is deleted.
+    deployment or the model is deleted. ``cost_nano`` is in nano-euros, by the prices of the time;
+    ``holder`` is the incarnation of the gateway whose slices it was spent from, "" if unknown.
     """
 
     id: str
@@ -47,6 +48,8 @@ class UsageEvent:
     duration_ms: int
     first_byte_ms: int | None
     gateway: str
+    cost_nano: int = 0
+    holder: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +64,4 @@ class UsageTotal:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    cost_nano: int = 0

@@ -8,6 +8,7 @@ from tramontane.domain.routing import RouteTable
 from tramontane.runtime.clock import Clock
 from tramontane.store import deployments, replicas, routes, tenancy
 from tramontane.store.db import Database, Transaction
+from tramontane.store.spending import limits, prices
 
 
 class RouteReconciler:
@@ -59,5 +60,8 @@ class RouteReconciler:
                 deployments=tuple(deployments.list_live(tx)),
                 replicas=tuple(replicas.list_holding(tx)),
                 probe_deployment_id=probe_id,
+                organizations=tuple(tenancy.list_blocked_or_storing(tx)),
+                limits=tuple(limits.list_all(tx)),
+                prices=prices.by_version(tx),
             )
         )

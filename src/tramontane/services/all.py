@@ -64,7 +64,7 @@ def make_services(
     writer = SpecWriter(clock, recipes)
     return Services(
         authentication=Authentication(db, clock, hmac_key),
-        organizations=Organizations(db, clock, ids),
+        organizations=Organizations(db, clock, ids, wake),
         projects=Projects(db, clock, ids, wake),
         api_keys=ApiKeys(db, clock, ids, hmac_key, wake),
         models=Models(db, clock, ids, models_root),

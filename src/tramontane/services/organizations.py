@@ -1,4 +1,7 @@
-"""Organizations: made and listed by operators; a member sees its own."""
+"""Organizations: made, changed and listed by operators; a member sees its own."""
+
+from collections.abc import Callable
+from dataclasses import replace
 
 from tramontane.domain import ids as kinds
 from tramontane.domain.event import Event
@@ -10,20 +13,22 @@ from tramontane.store.db import Database, Transaction
 
 
 class Organizations:
-    """Use cases of organizations."""
+    """Use cases of organizations. ``wake`` is called when gateways have to hear of a change."""
 
-    def __init__(self, db: Database, clock: Clock, ids: IdSource) -> None:
+    def __init__(self, db: Database, clock: Clock, ids: IdSource, wake: Callable[[], None]) -> None:
         self._db = db
         self._clock = clock
         self._ids = ids
+        self._wake = wake
 
     def create(self, principal: Principal, name: str) -> Organization:
         """Make an organization; raises `NameTakenError` if another has the name."""
-        organization = Organization(self._ids.new(kinds.ORGANIZATION), name, self._clock.now_ms())
+        now_ms = self._clock.now_ms()
+        organization = Organization(self._ids.new(kinds.ORGANIZATION), name, now_ms)
 
         def write(tx: Transaction) -> Organization:
             tenancy.insert_organization(tx, organization)
-            events.append(tx, _created(organization, principal))
+            events.append(tx, _event(organization, principal, "created", now_ms))
             return organization
 
         return self._db.write(write)
@@ -36,6 +41,36 @@ class Organizations:
             raise not_found("organization", ref)
         return found
 
+    def change(
+        self,
+        principal: Principal,
+        ref: str,
+        *,
+        is_blocked: bool | None,
+        may_store_responses: bool | None,
+    ) -> Organization:
+        """Change the organization; None leaves a thing as it is. Gateways hear of it at once."""
+        now_ms = self._clock.now_ms()
+
+        def write(tx: Transaction) -> Organization:
+            seen = tenancy.get_organization(tx, ref)
+            if seen is None:
+                raise not_found("organization", ref)
+            new, whats = seen, []
+            if is_blocked is not None and is_blocked != (seen.blocked_at_ms is not None):
+                new = replace(new, blocked_at_ms=now_ms if is_blocked else None)
+                whats.append("blocked" if is_blocked else "unblocked")
+            if may_store_responses not in {None, seen.may_store_responses}:
+                new = replace(new, may_store_responses=bool(may_store_responses))
+                whats.append("allowed to store" if may_store_responses else "forbidden to store")
+            for what in whats:
+                events.append(tx, _event(seen, principal, what, now_ms))
+            return tenancy.update_organization(tx, seen, new) if whats else seen
+
+        organization = self._db.write(write)
+        self._wake()
+        return organization
+
     def list(self, principal: Principal, *, after: str | None, limit: int) -> Page[Organization]:
         """Return a page of the organizations that the principal may see."""
         if not principal.is_operator:
@@ -46,12 +81,12 @@ class Organizations:
         return page_of(found, limit)
 
 
-def _created(organization: Organization, principal: Principal) -> Event:
+def _event(organization: Organization, principal: Principal, what: str, now_ms: int) -> Event:
     return Event(
-        at_ms=organization.created_at_ms,
+        at_ms=now_ms,
         subject_id=organization.id,
         project_id=None,
-        kind="organization.created",
-        message=f"organization {organization.name} created",
+        kind=f"organization.{what.replace(' ', '_')}",
+        message=f"organization {organization.name} {what}",
         actor=principal.key_id,
     )

@@ -1,22 +1,31 @@
-"""Projects: made and archived by operators; a member sees its own."""
+"""Projects: made, changed and archived by operators; a member sees its own."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from tramontane.domain import ids as kinds
 from tramontane.domain.event import Event
 from tramontane.domain.refusal import Code, refuse
 from tramontane.domain.tenancy import Organization, Principal, Project
 from tramontane.runtime.clock import Clock, IdSource
-from tramontane.services.scope import Page, not_found, page_of, project_named
+from tramontane.services.scope import Page, not_found, page_of, project_named, stored_names
 from tramontane.store import deployments, events, tenancy
 from tramontane.store.db import Database, Transaction
 
 _NAMED_MAX = 5  # deployments that a refusal lists by name
 
 
+@dataclass(frozen=True, slots=True)
+class ProjectChange:
+    """What to change of a project; None leaves it. `services.scope.ALL_MODELS` allows all."""
+
+    is_blocked: bool | None = None
+    is_strict: bool | None = None
+    allowed_models: tuple[str, ...] | None = None
+
+
 class Projects:
-    """Use cases of projects. ``wake`` is called when keys stop being valid."""
+    """Use cases of projects. ``wake`` is called when gateways have to hear of a change."""
 
     def __init__(self, db: Database, clock: Clock, ids: IdSource, wake: Callable[[], None]) -> None:
         self._db = db
@@ -62,6 +71,32 @@ class Projects:
             owner = _organization(tx, principal, organization)
         is_listed = after is None and owner.id == own.organization_id
         return Page([own] if is_listed else [], has_more=False)
+
+    def change(self, principal: Principal, ref: str, change: ProjectChange) -> Project:
+        """Change the project; gateways hear of it at once."""
+        now_ms = self._clock.now_ms()
+
+        def write(tx: Transaction) -> Project:
+            seen = project_named(tx, principal, ref, param=None)
+            new, whats = seen, []
+            if change.is_blocked not in {None, seen.blocked_at_ms is not None}:
+                new = replace(new, blocked_at_ms=now_ms if change.is_blocked else None)
+                whats.append("blocked" if change.is_blocked else "unblocked")
+            if change.is_strict not in {None, seen.is_strict}:
+                new = replace(new, is_strict=bool(change.is_strict))
+                whats.append("made strict" if change.is_strict else "made lenient")
+            if change.allowed_models is not None:
+                allowed = stored_names(change.allowed_models)
+                if allowed != seen.allowed_models:
+                    new = replace(new, allowed_models=allowed)
+                    whats.append("given other models")
+            for what in whats:
+                events.append(tx, _event(seen, principal, what, now_ms))
+            return tenancy.update_project(tx, seen, new) if whats else seen
+
+        project = self._db.write(write)
+        self._wake()
+        return project
 
     def archive(self, principal: Principal, ref: str) -> Project:
         """Archive a project: its keys stop working, its records stay.
@@ -116,7 +151,7 @@ def _event(project: Project, principal: Principal, what: str, now_ms: int) -> Ev
         at_ms=now_ms,
         subject_id=project.id,
         project_id=project.id,
-        kind=f"project.{what}",
+        kind=f"project.{what.replace(' ', '_')}",
         message=f"project {project.name} {what}",
         actor=principal.key_id,
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from tramontane.domain.deployment import Deployment, DeploymentStatus
 from tramontane.domain.refusal import Code, RefusedError, refuse
@@ -11,6 +11,8 @@ from tramontane.store import deployments, tenancy
 from tramontane.store.db import Transaction
 
 T = TypeVar("T")
+
+ALL_MODELS: Final = "*"  # in a list of allowed models
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,16 @@ def deployment_named(
     if found is None or is_gone:
         raise not_found("deployment", ref)
     return found
+
+
+def stored_names(names: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return a list of allowed models as it is stored: sorted, None for all."""
+    return None if ALL_MODELS in names else tuple(sorted(set(names)))
+
+
+def shown_names(names: tuple[str, ...] | None) -> list[str]:
+    """Return a stored list of allowed models as clients see it."""
+    return [ALL_MODELS] if names is None else list(names)
 
 
 def not_found(noun: str, ref: str, *, param: str | None = None) -> RefusedError:

@@ -7,7 +7,7 @@ from tramontane.domain.catalog import Model, ModelVersion, WeightsFormat
 from tramontane.store.db import AnyRow, Transaction
 from tramontane.store.errors import StaleError
 from tramontane.store.statements import LIMIT_DEFAULT, insert_if_free, insert_named, page
-from tramontane.store.tables import model_versions, models
+from tramontane.store.tables import model_versions, models, prices
 
 
 def insert_model(tx: Transaction, model: Model) -> None:
@@ -36,10 +36,11 @@ def list_models(
 
 
 def delete_model(tx: Transaction, model: Model) -> None:
-    """Remove the model and its versions; `StaleError` if it moved on since it was read.
+    """Remove the model, its versions and prices; `StaleError` if it moved on since it was read.
 
     The caller checks in the same transaction that no deployment uses it.
     """
+    tx.execute(delete(prices).where(prices.c.model_id == model.id))
     tx.execute(delete(model_versions).where(model_versions.c.model_id == model.id))
     guarded = delete(models).where(models.c.id == model.id, models.c.revision == model.revision)
     if tx.execute(guarded).rowcount != 1:

@@ -14,6 +14,7 @@ from tramontane.domain.fleet import Device
 from tramontane.domain.launch import LaunchSpec
 from tramontane.domain.resources import Resources
 from tramontane.domain.routing import RouteTable
+from tramontane.domain.slices import Reply
 from tramontane.store.errors import UnreadableValueError
 
 T = TypeVar("T")
@@ -97,6 +98,26 @@ def encode_route_table(table: RouteTable) -> str:
 def decode_route_table(text: str) -> RouteTable:
     """Return the route table in ``text``; `UnreadableValueError` if it is not one."""
     return _decode(text, RouteTable)
+
+
+def encode_names(names: tuple[str, ...] | None) -> str | None:
+    """Return the text of a list of names; None stays None."""
+    return None if names is None else _encode(names)
+
+
+def decode_names(text: str | None) -> tuple[str, ...] | None:
+    """Return the names in ``text``; `UnreadableValueError` if they are none."""
+    return None if text is None else _decode(text, tuple[str, ...])
+
+
+def encode_slices(reply: Reply) -> str:
+    """Return the text of the reply to a gateway that asked for slices."""
+    return _encode(reply)
+
+
+def decode_slices(text: str) -> Reply:
+    """Return the reply in ``text``; `UnreadableValueError` if it is none."""
+    return _decode(text, Reply)
 
 
 def encode_event_data(data: EventData) -> str:

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Text,
     literal_column,
     or_,
+    text,
 )
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -50,6 +51,11 @@ def _int(name: str) -> Column[int]:
     return Column(name, Int64, nullable=False)
 
 
+def _count(name: str) -> Column[int]:
+    # What a later revision added to a table with rows: they begin at 0.
+    return Column(name, Int64, nullable=False, server_default=text("0"))
+
+
 def _int_or_null(name: str) -> Column[int | None]:
     return Column(name, Int64, nullable=True)
 
@@ -59,7 +65,13 @@ def _reference(name: str, target: str) -> Column[str]:
 
 
 organizations: Final = _table(
-    "organizations", _id(), _text("name"), _int("created_at_ms"), _int("revision")
+    "organizations",
+    _id(),
+    _text("name"),
+    _int("created_at_ms"),
+    _int("revision"),
+    _count("may_store_responses"),
+    _int_or_null("blocked_at_ms"),
 )
 Index("uq_organizations_name", organizations.c.name, unique=True)
 Index("ix_organizations_order", organizations.c.created_at_ms, organizations.c.id)
@@ -72,6 +84,9 @@ projects: Final = _table(
     _int("created_at_ms"),
     _int_or_null("archived_at_ms"),
     _int("revision"),
+    _int_or_null("blocked_at_ms"),
+    _count("is_strict"),
+    _text_or_null("allowed_models"),
 )
 Index("uq_projects_name", projects.c.organization_id, projects.c.name, unique=True)
 Index("ix_projects_order", projects.c.created_at_ms, projects.c.id)
@@ -93,12 +108,68 @@ api_keys: Final = _table(
     _int("created_at_ms"),
     _int_or_null("expires_at_ms"),
     _int_or_null("revoked_at_ms"),
-    _int_or_null("requests_in_flight_max"),
     _int("revision"),
+    _int_or_null("blocked_at_ms"),
+    _text_or_null("allowed_models"),
 )
 Index("uq_api_keys_key_hash", api_keys.c.key_hash, unique=True)
 Index("ix_api_keys_order", api_keys.c.created_at_ms, api_keys.c.id)
 Index("ix_api_keys_project_order", api_keys.c.project_id, api_keys.c.created_at_ms, api_keys.c.id)
+
+# A limit without a model has the empty name, so that the index sees two of them.
+limits: Final = _table(
+    "limits",
+    _id(),
+    _text("scope"),
+    _text("subject_id"),
+    _text("model"),
+    _int_or_null("requests_per_minute_max"),
+    _int_or_null("tokens_per_minute_max"),
+    _int_or_null("requests_in_flight_max"),
+    _int_or_null("budget_micro"),
+    _int("created_at_ms"),
+)
+Index("uq_limits_subject", limits.c.subject_id, limits.c.model, unique=True)
+Index("ix_limits_order", limits.c.created_at_ms, limits.c.id)
+
+# What is leased out of limits: see `domain.slices`. None of it outlives its limit or its holder.
+slice_holders: Final = _table(
+    "slice_holders",
+    Column("holder", Text, primary_key=True),
+    _text("gateway"),
+    _int("sequence"),
+    _int("seen_ms"),
+    _int("awake_ms"),
+    _int("lease"),
+    _int("is_lapsed"),
+    _text_or_null("reply"),
+)
+slice_windows: Final = _table(
+    "slice_windows",
+    Column("limit_id", Text, primary_key=True),
+    Column("meter", Text, primary_key=True),
+    _int("number"),
+    _int("start_ms"),
+    _int("end_ms"),
+    _int("granted"),
+    _int("lent_until_ms"),
+)
+slice_holds: Final = _table(
+    "slice_holds",
+    Column("limit_id", Text, primary_key=True),
+    Column("meter", Text, primary_key=True),
+    Column("period", Int64, primary_key=True, autoincrement=False),
+    Column("holder", Text, primary_key=True),
+    _int("lease"),
+    _int("amount"),
+)
+Index("ix_slice_holds_holder", slice_holds.c.holder)
+budget_spending: Final = _table(
+    "budget_spending",
+    Column("limit_id", Text, primary_key=True),
+    Column("period", Int64, primary_key=True, autoincrement=False),
+    _int("spent_nano"),
+)
 
 models: Final = _table("models", _id(), _text("name"), _int("created_at_ms"), _int("revision"))
 Index("uq_models_name", models.c.name, unique=True)
@@ -121,6 +192,17 @@ model_versions: Final = _table(
     _int_or_null("parameters"),
 )
 Index("uq_model_versions_number", model_versions.c.model_id, model_versions.c.number, unique=True)
+
+# A model without a row is free.
+prices: Final = _table(
+    "prices",
+    Column("model_id", Text, ForeignKey("models.id"), primary_key=True),
+    _int("prompt_micro"),
+    _int("completion_micro"),
+    _int_or_null("cached_micro"),
+    _int("request_micro"),
+    _int("changed_at_ms"),
+)
 
 clusters: Final = _table(
     "clusters",
@@ -306,6 +388,8 @@ usage_events: Final = _table(
     _int_or_null("first_byte_ms"),
     _text("gateway"),
     _int("accepted_at_ms"),
+    _count("cost_nano"),
+    Column("holder", Text, nullable=False, server_default=text("''")),
     autoincrement=True,
 )
 Index("uq_usage_events_id", usage_events.c.id, unique=True)
@@ -323,6 +407,7 @@ usage_totals: Final = _table(
     _int("prompt_tokens"),
     _int("completion_tokens"),
     _int("cached_tokens"),
+    _count("cost_nano"),
 )
 Index("ix_usage_totals_project_hour", usage_totals.c.project_id, usage_totals.c.hour_ms)
 

@@ -7,6 +7,7 @@ from sqlalchemy import ColumnElement, or_, select
 
 from tramontane.domain import ids
 from tramontane.domain.tenancy import ApiKey, Organization, Project, Role
+from tramontane.store.codec import decode_names, encode_names
 from tramontane.store.db import AnyRow, Transaction
 from tramontane.store.statements import LIMIT_DEFAULT, insert_named, page, update_guarded
 from tramontane.store.statements import insert as insert_row
@@ -20,9 +21,9 @@ def insert_organization(tx: Transaction, organization: Organization) -> None:
     """Insert it; `NameTakenError` when another organization has the name."""
     values = {
         "id": organization.id,
-        "name": organization.name,
         "created_at_ms": organization.created_at_ms,
         "revision": organization.revision,
+        **_organization_values(organization),
     }
     insert_named(tx, organizations, values, noun="organization")
 
@@ -32,6 +33,28 @@ def get_organization(tx: Transaction, ref: str) -> Organization | None:
     column = organizations.c.id if _is_id(ref, ids.ORGANIZATION) else organizations.c.name
     row = tx.execute(select(organizations).where(column == ref)).one_or_none()
     return _organization(row) if row else None
+
+
+def update_organization(tx: Transaction, seen: Organization, new: Organization) -> Organization:
+    """Write ``new`` over ``seen`` and return it with its revision; `StaleError` if it moved on."""
+    revision = update_guarded(
+        tx,
+        organizations,
+        noun="organization",
+        seen_id=seen.id,
+        seen_revision=seen.revision,
+        values=_organization_values(new),
+    )
+    return replace(new, revision=revision)
+
+
+def list_blocked_or_storing(tx: Transaction) -> list[Organization]:
+    """Return the organizations that differ from the usual in what a gateway has to know."""
+    unusual = or_(
+        organizations.c.blocked_at_ms.is_not(None), organizations.c.may_store_responses == 1
+    )
+    query = select(organizations).where(unusual).order_by(organizations.c.id)
+    return [_organization(row) for row in tx.execute(query)]
 
 
 def list_organizations(
@@ -167,9 +190,22 @@ def _of_project(project_id: str | None) -> list[ColumnElement[bool]]:
     return [] if project_id is None else [api_keys.c.project_id == project_id]
 
 
+def _organization_values(organization: Organization) -> dict[str, object]:
+    return {
+        "name": organization.name,
+        "may_store_responses": int(organization.may_store_responses),
+        "blocked_at_ms": organization.blocked_at_ms,
+    }
+
+
 def _organization(row: AnyRow) -> Organization:
     return Organization(
-        id=row.id, name=row.name, created_at_ms=row.created_at_ms, revision=row.revision
+        id=row.id,
+        name=row.name,
+        created_at_ms=row.created_at_ms,
+        may_store_responses=bool(row.may_store_responses),
+        blocked_at_ms=row.blocked_at_ms,
+        revision=row.revision,
     )
 
 
@@ -178,6 +214,9 @@ def _project_values(project: Project) -> dict[str, object]:
         "organization_id": project.organization_id,
         "name": project.name,
         "archived_at_ms": project.archived_at_ms,
+        "blocked_at_ms": project.blocked_at_ms,
+        "is_strict": int(project.is_strict),
+        "allowed_models": encode_names(project.allowed_models),
     }
 
 
@@ -188,6 +227,9 @@ def _project(row: AnyRow) -> Project:
         name=row.name,
         created_at_ms=row.created_at_ms,
         archived_at_ms=row.archived_at_ms,
+        blocked_at_ms=row.blocked_at_ms,
+        is_strict=bool(row.is_strict),
+        allowed_models=decode_names(row.allowed_models),
         revision=row.revision,
     )
 
@@ -199,6 +241,9 @@ def _owner(row: AnyRow) -> Project:
         name=row.owner_name,
         created_at_ms=row.owner_created_at_ms,
         archived_at_ms=row.owner_archived_at_ms,
+        blocked_at_ms=row.owner_blocked_at_ms,
+        is_strict=bool(row.owner_is_strict),
+        allowed_models=decode_names(row.owner_allowed_models),
         revision=row.owner_revision,
     )
 
@@ -211,7 +256,8 @@ def _key_values(key: ApiKey) -> dict[str, object]:
         "redacted": key.redacted,
         "expires_at_ms": key.expires_at_ms,
         "revoked_at_ms": key.revoked_at_ms,
-        "requests_in_flight_max": key.requests_in_flight_max,
+        "blocked_at_ms": key.blocked_at_ms,
+        "allowed_models": encode_names(key.allowed_models),
     }
 
 
@@ -226,6 +272,7 @@ def _key(row: AnyRow) -> ApiKey:
         created_at_ms=row.created_at_ms,
         expires_at_ms=row.expires_at_ms,
         revoked_at_ms=row.revoked_at_ms,
-        requests_in_flight_max=row.requests_in_flight_max,
+        blocked_at_ms=row.blocked_at_ms,
+        allowed_models=decode_names(row.allowed_models),
         revision=row.revision,
     )

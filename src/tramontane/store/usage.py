@@ -6,6 +6,7 @@ in one transaction. That holds only if numbers become visible in their order: `a
 transaction at a time number events.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
@@ -20,10 +21,13 @@ from sqlalchemy import (
     union_all,
 )
 
+from tramontane.domain.limits import Limit, LimitScope
+from tramontane.domain.slices import Charge, period_of
 from tramontane.domain.usage import Outcome, TokenSource, UsageEvent, UsageTotal
 from tramontane.store.db import AnyRow, Transaction
+from tramontane.store.spending import limits, slices
 from tramontane.store.statements import LIMIT_DEFAULT, check_limit, unknown_cursor
-from tramontane.store.tables import usage_events, usage_roll_up, usage_totals
+from tramontane.store.tables import projects, usage_events, usage_roll_up, usage_totals
 
 HOUR_MS: Final = 3_600_000
 
@@ -34,7 +38,7 @@ _GROUP_COLUMNS: Final[dict[GroupBy, str]] = {
     "api_key": "api_key_id",
     "model": "model",
 }
-_SUMS: Final = ("requests", "prompt_tokens", "completion_tokens", "cached_tokens")
+_SUMS: Final = ("requests", "prompt_tokens", "completion_tokens", "cached_tokens", "cost_nano")
 _ROW_ID: Final = 1
 
 # A literal: as a bound parameter, PostgreSQL could not tell that what is selected is grouped by.
@@ -46,7 +50,8 @@ _hour: Final = usage_events.c.started_at_ms - usage_events.c.started_at_ms % lit
 def accept(tx: Transaction, events: Sequence[UsageEvent], now_ms: int) -> int:
     """Store the events that are new by their id and return how many those were.
 
-    An id that was ever accepted is ignored, whatever the event says now.
+    An id that was ever accepted is ignored, whatever the event says now. What the new ones cost
+    is charged to the budgets that bind them.
     """
     if not events:
         return 0
@@ -54,9 +59,41 @@ def accept(tx: Transaction, events: Sequence[UsageEvent], now_ms: int) -> int:
         # One numbering transaction at a time, readers undisturbed; LOCK TABLE takes no snapshot,
         # so a transaction that waited here sees what it waited for.
         tx.execute(text("LOCK TABLE usage_roll_up IN EXCLUSIVE MODE"))
+    charges: list[Charge] = []
+    if any(event.cost_nano for event in events):
+        slices.lock(tx)
+        charges = _charges(tx, events)
+    if charges:
+        slices.charge(tx, charges)
     statement = tx.insert(usage_events).on_conflict_do_nothing(index_elements=("id",))
     rows = [_values(event) | {"accepted_at_ms": now_ms} for event in events]
     return tx.insert_each(statement, rows)
+
+
+def cost_of(tx: Transaction, limit: Limit, *, from_ms: int, to_ms: int) -> int:
+    """Return what the requests that ``limit`` binds cost, in nano-euros; whole hours only."""
+    hour, started = usage_totals.c.hour_ms, usage_events.c.started_at_ms
+    rolled = [hour >= from_ms, hour < to_ms]
+    later = [usage_events.c.sequence > _rolled_sequence(tx), started >= from_ms, started < to_ms]
+    if limit.model is not None:
+        rolled.append(usage_totals.c.model == limit.model)
+        later.append(usage_events.c.model == limit.model)
+    match limit.scope:
+        case LimitScope.ORGANIZATION:
+            own = select(projects.c.id).where(projects.c.organization_id == limit.subject_id)
+            rolled.append(usage_totals.c.project_id.in_(own))
+            later.append(usage_events.c.organization_id == limit.subject_id)
+        case LimitScope.PROJECT:
+            rolled.append(usage_totals.c.project_id == limit.subject_id)
+            later.append(usage_events.c.project_id == limit.subject_id)
+        case LimitScope.API_KEY:
+            rolled.append(usage_totals.c.api_key_id == limit.subject_id)
+            later.append(usage_events.c.api_key_id == limit.subject_id)
+    parts = (
+        tx.scalar(select(func.sum(table.c.cost_nano)).where(*conditions))
+        for table, conditions in ((usage_totals, rolled), (usage_events, later))
+    )
+    return sum(int(part or 0) for part in parts)
 
 
 def list_events(
@@ -166,6 +203,33 @@ def totals(
     return [_total(row, names) for row in rows if row.requests]
 
 
+def _charges(tx: Transaction, events: Sequence[UsageEvent]) -> list[Charge]:
+    """Return what the new ones of ``events`` cost, by budget, holder and month."""
+    subjects = {
+        subject
+        for event in events
+        for subject in (event.organization_id, event.project_id, event.api_key_id)
+    }
+    budgets: dict[str, list[Limit]] = {}
+    for limit in limits.budgets_of(tx, subjects):
+        budgets.setdefault(limit.subject_id, []).append(limit)
+    if not budgets:
+        return []
+    ids = [event.id for event in events]
+    known = set(tx.execute(select(usage_events.c.id).where(usage_events.c.id.in_(ids))).scalars())
+    sums = Counter[tuple[str, str, int]]()
+    for event in events:
+        if event.id in known or not event.cost_nano:
+            continue
+        known.add(event.id)
+        for subject in (event.organization_id, event.project_id, event.api_key_id):
+            for limit in budgets.get(subject, ()):
+                if limit.model in {None, event.model}:
+                    period = period_of(event.started_at_ms)
+                    sums[limit.id, event.holder, period] += event.cost_nano
+    return [Charge(*place, cost_nano) for place, cost_nano in sorted(sums.items())]
+
+
 def _rolled_sequence(tx: Transaction) -> int:
     query = select(usage_roll_up.c.rolled_sequence).where(usage_roll_up.c.id == _ROW_ID)
     return tx.scalar(query) or 0
@@ -187,8 +251,8 @@ def _grouped_events(
         _hour.label("hour_ms") if name == "hour_ms" else usage_events.c[name] for name in names
     ]
     requests = func.count(usage_events.c.sequence).label("requests")
-    tokens = [func.sum(usage_events.c[name]).label(name) for name in _SUMS[1:]]
-    return select(*group, requests, *tokens).where(condition).group_by(*group)
+    amounts = [func.sum(usage_events.c[name]).label(name) for name in _SUMS[1:]]
+    return select(*group, requests, *amounts).where(condition).group_by(*group)
 
 
 def _total(row: AnyRow, names: Sequence[str]) -> UsageTotal:
@@ -201,6 +265,7 @@ def _total(row: AnyRow, names: Sequence[str]) -> UsageTotal:
         prompt_tokens=int(row.prompt_tokens),
         completion_tokens=int(row.completion_tokens),
         cached_tokens=int(row.cached_tokens),
+        cost_nano=int(row.cost_nano),
     )
 
 
@@ -226,6 +291,8 @@ def _values(event: UsageEvent) -> dict[str, object]:
         "duration_ms": event.duration_ms,
         "first_byte_ms": event.first_byte_ms,
         "gateway": event.gateway,
+        "cost_nano": event.cost_nano,
+        "holder": event.holder,
     }
 
 
@@ -251,4 +318,6 @@ def _event(row: AnyRow) -> UsageEvent:
         duration_ms=row.duration_ms,
         first_byte_ms=row.first_byte_ms,
         gateway=row.gateway,
+        cost_nano=row.cost_nano,
+        holder=row.holder,
     )

@@ -32,6 +32,10 @@ class Organization(Reply):
     id: str
     name: str
     created_at_ms: Time
+    may_store_responses: Annotated[
+        bool, Field(description="Whether responses may be kept where a client asks for it.")
+    ]
+    blocked_at_ms: TimeOrNull
 
 
 class Project(Reply):
@@ -43,6 +47,9 @@ class Project(Reply):
     name: str
     created_at_ms: Time
     archived_at_ms: TimeOrNull
+    blocked_at_ms: TimeOrNull
+    is_strict: Annotated[bool, Field(description="Whether fields that no API knows are refused.")]
+    allowed_models: Annotated[list[str], Field(description='["*"]: all of the project.')]
 
 
 class ApiKey(Reply):
@@ -57,8 +64,11 @@ class ApiKey(Reply):
     created_at_ms: Time
     expires_at_ms: TimeOrNull
     revoked_at_ms: TimeOrNull
+    blocked_at_ms: TimeOrNull
+    allowed_models: Annotated[list[str], Field(description='["*"]: all of the project.')]
     requests_in_flight_max: Annotated[
-        int | None, Field(description="Calls to models that it may have open at a time.")
+        int | None,
+        Field(description="Calls to models that it may have open at a time, by its limit."),
     ]
 
 
@@ -300,6 +310,7 @@ class UsageTotal(Reply):
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    cost_nano: Annotated[int, Field(description="Nano-euros.")]
 
 
 class UsageTotals(Reply):
@@ -334,6 +345,7 @@ class UsageEvent(Reply):
     duration_ms: int
     first_byte_ms: Annotated[int | None, Field(description="Milliseconds to the first byte.")]
     gateway: str
+    cost_nano: Annotated[int, Field(description="Nano-euros, by the prices of the time.")]
 
 
 class Deleted(Reply):

@@ -12,6 +12,7 @@ from tramontane.domain.deployment import (
 from tramontane.wire import cloud_types as types
 from tramontane.wire.cloud_types import Query, Strict
 
+_ALLOWED = 'Names that may be called as `model`; ["*"]: all of the project, []: none.'
 _PROJECT = "Id or name of a project; only an operator may name another than its own."
 
 
@@ -59,11 +60,50 @@ class CreateApiKey(Strict):
         Field(
             ge=1,
             le=100_000,
-            description="Calls to models that it may have open at a time, on each gateway; one "
-            "more is answered 429. Null: the gateway's own bound.",
+            description="Calls to models that it may have open at a time; one more is answered "
+            "429. It becomes a limit of the key. Null: any number.",
         ),
     ] = None
+    allowed_models: Annotated[types.AllowedModels | None, Field(description=_ALLOWED)] = None
     project: Annotated[types.Ref | None, Field(description=_PROJECT)] = None
+
+
+class PatchOrganization(Strict):
+    """A change. What is left out or null stays as it is."""
+
+    model_config = _example({"may_store_responses": True})
+
+    is_blocked: Annotated[
+        bool | None, Field(description="Whether its keys are kept from calling models.")
+    ] = None
+    may_store_responses: Annotated[
+        bool | None, Field(description="Whether responses may be kept where a client asks for it.")
+    ] = None
+
+
+class PatchProject(Strict):
+    """A change. What is left out or null stays as it is."""
+
+    model_config = _example({"allowed_models": ["my-chat-1"]})
+
+    is_blocked: Annotated[
+        bool | None, Field(description="Whether its keys are kept from calling models.")
+    ] = None
+    is_strict: Annotated[
+        bool | None, Field(description="Whether fields that no API knows are refused.")
+    ] = None
+    allowed_models: Annotated[types.AllowedModels | None, Field(description=_ALLOWED)] = None
+
+
+class PatchApiKey(Strict):
+    """A change. What is left out or null stays as it is."""
+
+    model_config = _example({"is_blocked": True})
+
+    is_blocked: Annotated[
+        bool | None, Field(description="Whether it is kept from calling models.")
+    ] = None
+    allowed_models: Annotated[types.AllowedModels | None, Field(description=_ALLOWED)] = None
 
 
 class ImportModel(Strict):

@@ -17,6 +17,8 @@ MODEL_REF: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}(:[1-9][0-9]{0,8})?$"
 REF: Final = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
 DIGEST: Final = r"^sha256:[0-9a-f]{64}$"
 ABSOLUTE_PATH: Final = r"^/[^\x00-\x1f\x7f]*$"
+CALLED_MODEL: Final = r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$"
+ALLOWED_MODEL: Final = r"^(\*|[A-Za-z0-9][A-Za-z0-9._:/-]{0,127})$"
 PRINTABLE: Final = r"^[ -~]+$"
 OPTION_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
@@ -27,6 +29,8 @@ PATTERN_WORDS: Final = {
     REF: "an id or a name: 1 to 128 letters, digits, dots, underscores, colons and hyphens",
     DIGEST: "sha256: and 64 hexadecimal digits in lower case",
     ABSOLUTE_PATH: "an absolute path without control characters",
+    CALLED_MODEL: "the name that requests ask for, such as my-chat-1",
+    ALLOWED_MODEL: "the name that requests ask for, such as my-chat-1, or * for all",
     PRINTABLE: "printable ASCII characters",
     OPTION_NAME: "1 to 64 letters, digits, dots, underscores and hyphens",
 }
@@ -40,6 +44,7 @@ CPU_MILLICORES_MAX: Final = 4_096_000  # four thousand cores in one node do not 
 MEMORY_BYTES_MAX: Final = 1 << 50  # one pebibyte
 ENGINE_OPTIONS_MAX: Final = 64
 TOKENS_PER_S_MAX: Final = 1_000_000_000  # of one replica; the fastest racks make a million
+ALLOWED_MODELS_MAX: Final = 100  # more are better kept apart by projects
 TOTALS_MAX: Final = 1_000  # six weeks by the hour
 LOG_LINES_MAX: Final = 1_000
 LOG_LINES_DEFAULT: Final = 100
@@ -48,6 +53,9 @@ Name = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
 ModelName = Annotated[str, Field(min_length=1, max_length=96, pattern=MODEL_NAME)]
 ModelRef = Annotated[str, Field(min_length=1, max_length=106, pattern=MODEL_REF)]
 Ref = Annotated[str, Field(min_length=1, max_length=128, pattern=REF)]
+CalledModel = Annotated[str, Field(min_length=1, max_length=128, pattern=CALLED_MODEL)]
+AllowedModel = Annotated[str, Field(min_length=1, max_length=128, pattern=ALLOWED_MODEL)]
+AllowedModels = Annotated[list[AllowedModel], Field(max_length=ALLOWED_MODELS_MAX)]
 Digest = Annotated[str, Field(min_length=71, max_length=71, pattern=DIGEST)]
 AbsolutePath = Annotated[str, Field(min_length=1, max_length=4_096, pattern=ABSOLUTE_PATH)]
 Licence = Annotated[str, Field(min_length=1, max_length=128, pattern=PRINTABLE)]

@@ -14,6 +14,7 @@ from tramontane.wire.cloud_types import TIME_MS_MAX, Query, Reply, Strict
 EVENTS_MAX: Final = 1_000  # in one report; at 650 bytes each it stays below the body limit
 WAIT_S_MAX: Final = 60  # of one long poll; proxies cut idle connections after a minute
 TOKENS_MAX: Final = 1 << 40  # of one request: a thousand times the longest context there is
+COST_NANO_MAX: Final = 10**15  # of one request: a million euros; a sum of thousands fits 64 bits
 DURATION_MS_MAX: Final = 1 << 40  # 34 years
 
 _Id = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[!-~]+$")]
@@ -71,6 +72,8 @@ class _EventIn(Strict):
     duration_ms: _Duration
     first_byte_ms: _Duration | None
     gateway: _Text
+    cost_nano: Annotated[int, Field(ge=0, le=COST_NANO_MAX)] = 0
+    holder: Annotated[str, Field(max_length=64, pattern=r"^[!-~]*$")] = ""
 
 
 _EVENT: Final = TypeAdapter(_EventIn)

@@ -12,7 +12,7 @@ from tramontane.api.routes.declared import Using
 from tramontane.domain.usage import UsageEvent
 from tramontane.services.all import Services
 from tramontane.services.gateways import DeploymentDemand
-from tramontane.wire import demand_report
+from tramontane.wire import demand_report, slices_report
 from tramontane.wire import usage_report as reports
 
 router = APIRouter(
@@ -63,6 +63,14 @@ def accept_demand(services: Using, body: demand_report.DemandReport) -> dict[str
     said = [DeploymentDemand(**item.model_dump()) for item in body.deployments]
     services.demands.accept(body.gateway, body.holder, said)
     return {}
+
+
+@router.post("/slices")
+def exchange_slices(services: Using, body: slices_report.SlicesReport) -> Response:
+    """Lease slices of limits to a gateway; a report that is sent again gets the same grants."""
+    reply = services.slices.exchange(body.gateway, body.report())
+    content = msgspec.json.encode(slices_report.reply_body(reply))
+    return Response(content, media_type="application/json")
 
 
 def _current(services: Services, known: int | None) -> bytes | None:

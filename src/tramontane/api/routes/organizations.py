@@ -39,3 +39,20 @@ def get_organization(
 ) -> replies.Organization:
     """Return one organization."""
     return views.organization(services.organizations.get(principal, organization))
+
+
+@router.patch("/{organization}", operation_id="organizations_update")
+def update_organization(
+    principal: Writer,
+    services: Using,
+    organization: RefInPath,
+    body: requests.PatchOrganization,
+) -> replies.Organization:
+    """Block or unblock an organization, or say whether responses may be kept."""
+    changed = services.organizations.change(
+        principal,
+        organization,
+        is_blocked=body.is_blocked,
+        may_store_responses=body.may_store_responses,
+    )
+    return views.organization(changed)

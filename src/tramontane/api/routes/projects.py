@@ -8,6 +8,7 @@ from tramontane.api import views
 from tramontane.api.access import requires
 from tramontane.api.routes.declared import RefInPath, Using, guarded_router
 from tramontane.domain.tenancy import Permission, Principal
+from tramontane.services.projects import ProjectChange
 from tramontane.wire import cloud_replies as replies
 from tramontane.wire import cloud_requests as requests
 
@@ -39,6 +40,19 @@ def create_project(
 def get_project(principal: Reader, services: Using, project: RefInPath) -> replies.Project:
     """Return one project."""
     return views.project(services.projects.get(principal, project))
+
+
+@router.patch("/{project}", operation_id="projects_update")
+def update_project(
+    principal: Writer, services: Using, project: RefInPath, body: requests.PatchProject
+) -> replies.Project:
+    """Block or unblock a project, make it strict, or say which models its keys may call."""
+    change = ProjectChange(
+        is_blocked=body.is_blocked,
+        is_strict=body.is_strict,
+        allowed_models=None if body.allowed_models is None else tuple(body.allowed_models),
+    )
+    return views.project(services.projects.change(principal, project, change))
 
 
 @router.delete("/{project}", operation_id="projects_archive")

@@ -1,14 +1,16 @@
 """The plan of the routes reconciler: what every gateway should know, as one sorted value."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from tramontane.domain.deployment import Deployment
+from tramontane.domain.limits import Limit
 from tramontane.domain.planning.rollout import wanted_replicas
+from tramontane.domain.pricing import FREE, Prices
 from tramontane.domain.replica import Replica, ReplicaStatus
 from tramontane.domain.routing import Route, RouteKey, RouteReplica, RouteTable
-from tramontane.domain.tenancy import ApiKey, Project
+from tramontane.domain.tenancy import ApiKey, Organization, Project, blocked_by
 
 # The honest wait shrinks in steps, so that a table is published a few times per start instead of
 # every second. Each step is the wait rounded up.
@@ -21,7 +23,8 @@ class RouteSnapshot:
 
     ``keys`` are usable and of projects that are not archived; ``deployments`` are the live ones;
     ``replicas`` are those that hold capacity. ``probe_deployment_id`` is what ``/ready`` asks
-    about.
+    about. ``organizations`` may leave out those that are not blocked and store nothing; ``prices``
+    are by model version, without those that are free.
     """
 
     now_ms: int
@@ -30,6 +33,9 @@ class RouteSnapshot:
     deployments: tuple[Deployment, ...]
     replicas: tuple[Replica, ...]
     probe_deployment_id: str | None = None
+    organizations: tuple[Organization, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    prices: Mapping[str, Prices] = field(default_factory=dict[str, Prices])
 
 
 def plan_routes(snapshot: RouteSnapshot) -> RouteTable:
@@ -38,25 +44,22 @@ def plan_routes(snapshot: RouteSnapshot) -> RouteTable:
     for replica in sorted(snapshot.replicas, key=lambda r: r.id):
         replicas.setdefault(replica.deployment_id, []).append(replica)
     named = {d.id: d for d in snapshot.deployments if d.deleted_at_ms is None}
-    plain = {d.id: _route(d, replicas.get(d.id, []), snapshot.now_ms) for d in named.values()}
+    plain = {d.id: _route(d, replicas.get(d.id, []), snapshot) for d in named.values()}
     canaries = {d.canary.of_id: d for d in named.values() if d.canary is not None}
     routes = [_with_canary(route, canaries.get(id_), plain) for id_, route in plain.items()]
+    keys = _keys(snapshot)
+    binding = {limit_id for key in keys.values() for limit_id in key.limit_ids}
     return RouteTable(
         revision=0,
         hmac_key=snapshot.hmac_key,
-        keys={
-            key.key_hash: RouteKey(
-                key.id,
-                key.project_id,
-                project.organization_id,
-                key.role,
-                key.expires_at_ms,
-                key.requests_in_flight_max,
-            )
-            for key, project in sorted(snapshot.keys, key=lambda pair: pair[0].key_hash)
-        },
+        keys=keys,
         routes=tuple(sorted(routes, key=lambda r: (r.project_id, r.model, r.deployment_id))),
         probe_deployment_id=snapshot.probe_deployment_id,
+        limits={
+            limit.id: limit
+            for limit in sorted(snapshot.limits, key=lambda limit: limit.id)
+            if limit.id in binding
+        },
     )
 
 
@@ -85,7 +88,41 @@ def retry_after_s(deployment: Deployment, replicas: Iterable[Replica], now_ms: i
     return None
 
 
-def _route(deployment: Deployment, replicas: list[Replica], now_ms: int) -> Route:
+def _keys(snapshot: RouteSnapshot) -> dict[str, RouteKey]:
+    limit_ids: dict[str, list[str]] = {}
+    for limit in sorted(snapshot.limits, key=lambda limit: limit.id):
+        limit_ids.setdefault(limit.subject_id, []).append(limit.id)
+    organizations = {organization.id: organization for organization in snapshot.organizations}
+    keys: dict[str, RouteKey] = {}
+    for key, project in sorted(snapshot.keys, key=lambda pair: pair[0].key_hash):
+        owner = organizations.get(project.organization_id)
+        is_blocked = owner is not None and owner.blocked_at_ms is not None
+        subjects = (project.organization_id, project.id, key.id)
+        keys[key.key_hash] = RouteKey(
+            id=key.id,
+            project_id=key.project_id,
+            organization_id=project.organization_id,
+            role=key.role,
+            expires_at_ms=key.expires_at_ms,
+            limit_ids=tuple(each for it in subjects for each in limit_ids.get(it, ())),
+            models=_allowed(key.allowed_models, project.allowed_models),
+            blocked=blocked_by(key, project, organization_is_blocked=is_blocked),
+            is_strict=project.is_strict,
+            may_store=owner is not None and owner.may_store_responses,
+        )
+    return keys
+
+
+def _allowed(
+    of_key: tuple[str, ...] | None, of_project: tuple[str, ...] | None
+) -> tuple[str, ...] | None:
+    """Return what both allow, None for all."""
+    if of_key is None or of_project is None:
+        return of_project if of_key is None else of_key
+    return tuple(sorted(set(of_key) & set(of_project)))
+
+
+def _route(deployment: Deployment, replicas: list[Replica], snapshot: RouteSnapshot) -> Route:
     serving = tuple(
         RouteReplica(replica.id, replica.address, replica.secret)
         for replica in replicas
@@ -100,7 +137,8 @@ def _route(deployment: Deployment, replicas: list[Replica], now_ms: int) -> Rout
         context_length=deployment.spec.context_length,
         created_at_ms=deployment.created_at_ms,
         replicas=serving,
-        retry_after_s=None if serving else retry_after_s(deployment, replicas, now_ms),
+        retry_after_s=None if serving else retry_after_s(deployment, replicas, snapshot.now_ms),
+        prices=snapshot.prices.get(deployment.spec.model_version_id, FREE),
         start_ms=deployment.start_ms,
         wakes=deployment.wakes,
     )

@@ -1,0 +1,1 @@
+"""Use cases of what bounds and prices use: limits, budgets, prices, and slices for gateways."""
