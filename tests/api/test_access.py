@@ -18,6 +18,8 @@ from tramontane.api.access import (
 )
 from tramontane.api.app import ROUTERS, create_app, permissions_of
 from tramontane.domain.tenancy import ROLE_PERMISSIONS, Permission, Principal, Role, make_key
+from tramontane.services.api_keys import NewApiKey
+from tramontane.services.spending.limits import Bounds, Subject
 
 # What a route needs besides its access to do its work. A new route that is not listed here fails.
 BODIES: dict[str, Any] = {
@@ -112,7 +114,15 @@ def call(cloud: Cloud, route: str, key: str, headers: Any = None, **refs: str) -
     sent["headers"] = headers or {}
     if method in {"POST", "PATCH"}:
         assert route in BODIES, f"say in BODIES what {route} is sent"
-    names = ("organization", "project", "api_key", "model", "deployment", "replica")
+    names = (
+        "organization",
+        "project",
+        "api_key",
+        "model",
+        "deployment",
+        "replica",
+        "limit",
+    )
     filled = path.format(**dict.fromkeys(names, "x") | refs)
     return cloud.call(method, filled + QUERIES.get(route, ""), key=key, **sent)
 
@@ -210,7 +220,10 @@ def stranger(shared_cloud: Cloud) -> tuple[str, dict[str, str]]:
     demo = cloud.services.deployments.get(cloud.member, "tramontane-demo", None).deployment
     replica = cloud.add_replica(demo.id, demo.project_id, cloud.add_node())
     cloud.add_usage(cloud.usage_event(deployment_id=demo.id))
+    subject = Subject(project=cloud.project.id)
+    limit = cloud.services.limits.set(cloud.operator, subject, None, Bounds(budget_micro=5))
     return key, {
+        "limit": limit.id,
         "organization": cloud.organization.id,
         "project": cloud.project.id,
         "api_key": cloud.member.key_id,

@@ -60,6 +60,9 @@ _TAGS: Final[tuple[tuple[str, str], ...]] = (
     ("clusters", "Sets of nodes, each behind one driver. For operators."),
     ("nodes", "Machines and their accelerators. For operators."),
     ("usage", "What requests used, exactly once each."),
+    ("limits", "What organizations, projects and keys may use."),
+    ("budgets", "How much of the limits in euros is spent."),
+    ("prices", "What models cost."),
     ("events", "What happened to an object."),
     ("plan", "What the reconciler would do next. For operators."),
 )

@@ -19,6 +19,9 @@ from tramontane.services.models import Models
 from tramontane.services.organizations import Organizations
 from tramontane.services.projects import Projects
 from tramontane.services.replicas import DeploymentLogs, LogSource, Replicas
+from tramontane.services.spending.limits import Limits
+from tramontane.services.spending.prices import Prices
+from tramontane.services.spending.slices import Slices
 from tramontane.services.usage import Usage
 from tramontane.store.db import Database
 
@@ -41,6 +44,9 @@ class Services:
     logs: DeploymentLogs
     fleet: Fleet
     usage: Usage
+    limits: Limits
+    prices: Prices
+    slices: Slices
     events: Events
     route_tables: RouteTables
     demands: Demands
@@ -74,6 +80,9 @@ def make_services(
         logs=DeploymentLogs(db, logs),
         fleet=Fleet(db),
         usage=Usage(db, clock),
+        limits=Limits(db, clock, ids, wake),
+        prices=Prices(db, clock, wake),
+        slices=Slices(db, clock),
         events=Events(db),
         route_tables=RouteTables(db),
         demands=Demands(db, clock, wake_autoscale),
