@@ -49,7 +49,7 @@ bench: $(DEV_STAMP) ## Measure the data plane side by side with its peers
 	@$(BIN)/python -m bench.gateway
 
 lock: $(DEV_STAMP) ## Pin every dependency anew, by hash
-	@cd requirements && for file in run.in dev.in clients/*.in; do \
+	@cd requirements && for file in run.in dev.in otel.in clients/*.in; do \
 	  ../$(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 \
 	    --custom-compile-command "make lock" $$file -o $${file%.in}.txt; done
 

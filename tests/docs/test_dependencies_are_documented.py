@@ -32,6 +32,13 @@ def test_the_lock_input_is_the_package_metadata() -> None:
     assert len(RUN) <= DIRECT_MAX
 
 
+def test_the_extra_is_locked_and_explained() -> None:
+    extra = names(PROJECT["optional-dependencies"]["otel"])
+    lines = (ROOT / "requirements" / "otel.in").read_text(encoding="utf-8").splitlines()
+    assert extra == names(lines)
+    assert all(name in PAGE for name in extra)
+
+
 @pytest.mark.parametrize(
     "lock", sorted((ROOT / "requirements").rglob("*.txt")), ids=lambda lock: lock.name
 )

@@ -207,15 +207,31 @@ class GatewayProcess(GatewayUnderTest):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill it and give its port back."""
         self.end(signal.SIGKILL)
         self._listener.close()
 
-    def start(self) -> None:
-        fd = self._listener.fileno()
+    @property
+    def fd(self) -> int:
+        """The listening socket, which the process inherits."""
+        return self._listener.fileno()
+
+    @property
+    def argv(self) -> list[str]:
+        """The command line of the process."""
         argv = [sys.executable, "-m", "tramontane.main", "gateway", "--home", str(self.home)]
-        argv += ["--fd", str(fd), "--control", self._control_url, "--name", self._name]
-        environment = {**os.environ, "TRAMONTANE_HOME": str(self.home), **self._variables}
-        self.process = subprocess.Popen(argv, pass_fds=(fd,), env=environment)
+        return [*argv, "--fd", str(self.fd), "--control", self._control_url, "--name", self._name]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of the process."""
+        return {**os.environ, "TRAMONTANE_HOME": str(self.home), **self._variables}
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self.argv, pass_fds=(self.fd,), env=self.environment)
 
     def end(self, number: signal.Signals) -> int | None:
         """Send a signal and wait for the end; returns the exit status."""

@@ -4,7 +4,7 @@ A span holds names, numbers and ids; nothing of what was asked or answered. The 
 attributes follow OpenTelemetry's semantic conventions for HTTP and for generative AI.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tramontane.domain.usage import Outcome
 from tramontane.gateway.calls.usage import Tokens
@@ -14,6 +14,15 @@ from tramontane.gateway.telemetry.spans import Attribute, Span, Spans
 
 if TYPE_CHECKING:
     from tramontane.gateway.client.request import Request
+
+ATTRIBUTES: Final = (
+    *("http.request.method", "http.response.status_code"),
+    *("gen_ai.operation.name", "gen_ai.request.model"),
+    *("gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"),
+    *("tramontane.request_id", "tramontane.organization_id", "tramontane.project_id"),
+    *("tramontane.api_key_id", "tramontane.deployment_id", "tramontane.replica_id"),
+    *("tramontane.is_stream", "tramontane.outcome", "tramontane.first_byte_ms"),
+)
 
 
 def begin(spans: Spans | None, request: "Request") -> None:
@@ -39,26 +48,17 @@ def end(  # noqa: PLR0917 - all that is known of a request
     started, context = entry.started, request.trace
     if started is None or context is None:
         return
-    attributes: dict[str, Attribute] = {
-        "http.request.method": "POST",
-        "http.response.status_code": status,
-        "gen_ai.operation.name": started.endpoint,
-        "gen_ai.request.model": started.model,
-        "gen_ai.usage.input_tokens": tokens[0],
-        "gen_ai.usage.output_tokens": tokens[1],
-        "tramontane.request_id": started.request_id,
-        "tramontane.organization_id": started.organization_id,
-        "tramontane.project_id": started.project_id,
-        "tramontane.api_key_id": started.api_key_id,
-        "tramontane.deployment_id": started.deployment_id,
-        "tramontane.replica_id": started.replica_id,
-        "tramontane.is_stream": started.is_stream,
-        "tramontane.outcome": outcome.value,
-    }
+    values: list[Attribute] = [
+        *("POST", status),
+        *(started.endpoint, started.model),
+        *(tokens[0], tokens[1]),
+        *(started.request_id, started.organization_id, started.project_id),
+        *(started.api_key_id, started.deployment_id, started.replica_id),
+        *(started.is_stream, outcome.value),
+    ]
     if entry.first_byte_s:
-        attributes["tramontane.first_byte_ms"] = round(
-            (entry.first_byte_s - entry.started_s) * 1000
-        )
+        values.append(round((entry.first_byte_s - entry.started_s) * 1000))
+    attributes = dict(zip(ATTRIBUTES, values, strict=False))  # the last one needs a reply
     begun_ns = entry.started_ms * 1_000_000
     ended_ns = begun_ns + round((now_s - entry.started_s) * 1e9)
     spans.put(Span(context, begun_ns, ended_ns, outcome is not Outcome.COMPLETED, attributes))
