@@ -2,14 +2,17 @@
 
 import json
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import msgspec
 import orjson
 
 from tests.support.waiting import until
+from tramontane.domain import slices
 from tramontane.domain.routing import RouteTable
 
 TOKEN = "gateway-token"
@@ -39,6 +42,11 @@ class StubControl:
     reject: set[str] = field(default_factory=set)  # event ids to call malformed
     lose_answers: int = 0  # accept this many batches but hang up before answering
     reply: tuple[int, dict[str, str], bytes] = (200, {"content-type": "application/json"}, b"{}")
+    books: slices.Books = field(default_factory=slices.Books)
+    reports: list[slices.Report] = field(default_factory=list)
+    slice_faults: list[int] = field(default_factory=list)  # statuses for the next reports
+    lose_grants: int = 0  # answer this many reports, but hang up before it is sent
+    clock_ahead_ms: int = 0
     _port: int = 0
 
     def __post_init__(self) -> None:
@@ -101,6 +109,35 @@ class StubControl:
             table = self.table
         return table if table and table.revision > revision and not self._stopping else None
 
+    def grant(self, report: slices.Report) -> slices.Reply | slices.Outdated:
+        """Answer a report about slices by the rules of the control plane."""
+        with self._changed:
+            self.reports.append(report)
+            limits = self.table.limits if self.table else {}
+            now_ms = time.time_ns() // 1_000_000 + self.clock_ahead_ms
+            reply, self.books = slices.exchange(self.books, limits, report, now_ms)
+        return reply
+
+    def _spend(self, event: dict[str, Any]) -> None:
+        """Count a usage event's cost, as the control plane does in the same transaction."""
+        with self._changed:
+            table = self.table
+            keys = {key.id: key for key in table.keys.values()} if table else {}
+            key = keys.get(event["api_key_id"])
+            if table is None or key is None:
+                return
+            charges = [
+                slices.Charge(
+                    limit_id,
+                    event.get("holder", ""),
+                    slices.period_of(event["started_at_ms"] + self.clock_ahead_ms),
+                    event.get("cost_nano", 0),
+                )
+                for limit_id in key.limit_ids
+                if table.limits[limit_id].model in {None, event["model"]}
+            ]
+            self.books = slices.settle(self.books, charges)
+
     def wait_event(self, request_id: str) -> dict[str, Any]:
         """Return the event of one request once it has come."""
         return until(lambda: self.events.get("evt_" + request_id[4:]), f"the event of {request_id}")
@@ -134,6 +171,8 @@ class _Answering(BaseHTTPRequestHandler):
             elif parts.path.endswith("/demand"):
                 control.demand.append(json.loads(body))
                 self._send(200, {}, b"{}")
+            elif parts.path.endswith("/slices"):
+                self._slices(body)
             else:
                 self._events(json.loads(body)["events"])
             return
@@ -162,6 +201,23 @@ class _Answering(BaseHTTPRequestHandler):
         else:
             self._send(200, {"content-type": "application/json"}, orjson.dumps(table))
 
+    def _slices(self, body: bytes) -> None:
+        control = self.control
+        asked = json.loads(body)
+        if control.slice_faults:
+            self._send(control.slice_faults.pop(0), {}, b"{}")
+            return
+        fields = {**asked, "asks": tuple(asked["asks"])}
+        fields.pop("gateway")
+        reply = control.grant(msgspec.convert(fields, slices.Report))
+        if control.lose_grants:
+            control.lose_grants -= 1
+            self.close_connection = True
+        elif isinstance(reply, slices.Outdated):
+            self._send(409, {}, b"{}")
+        else:
+            self._send(200, {"content-type": "application/json"}, orjson.dumps(reply))
+
     def _events(self, events: list[dict[str, Any]]) -> None:
         control = self.control
         if control.faults:
@@ -176,6 +232,7 @@ class _Answering(BaseHTTPRequestHandler):
                 control.duplicates += 1
             else:
                 control.events[event["id"]] = event
+                control._spend(event)
                 accepted += 1
         if control.lose_answers:
             control.lose_answers -= 1

@@ -19,7 +19,8 @@ from tramontane import __version__
 from tramontane.domain.refusal import Code, Refusal
 from tramontane.domain.routing import RouteTable
 from tramontane.gateway import refusals
-from tramontane.gateway.admission import Admission
+from tramontane.gateway.admission.gate import Admission
+from tramontane.gateway.admission.leases import Authority, Leases
 from tramontane.gateway.calls.bodies import ENDPOINTS, Endpoint
 from tramontane.gateway.client import replies
 from tramontane.gateway.control_plane.forward import Forward
@@ -71,8 +72,12 @@ class Gateway:
         clock: Clock,
         limits: Limits,
         control_address: tuple[str, int] | None,
+        authority: Authority,
     ) -> None:
-        """``control_address`` None: there is no control plane, and what it serves is not found."""
+        """``authority`` grants what limits allow.
+
+        ``control_address`` None: there is no control plane, and what it serves is not found.
+        """
         self.loop = loop
         self.meter = meter
         self.clock = clock
@@ -80,7 +85,8 @@ class Gateway:
         self.control_address = control_address
         self.index: RouteIndex | None = None
         self.date = replies.date_line(time.time())
-        self.admission = Admission()
+        leases = Leases(meter.owner, authority, limits, meter.settled, time.monotonic)
+        self.admission = Admission(loop, leases, limits, time.monotonic)
         self.telemetry = Telemetry(meter.gateway, __version__, limits.metric_series_max)
         self.metrics = MetricsPage(self)
         self.spans: Spans | None = None  # set at the start when tracing is on
@@ -102,6 +108,7 @@ class Gateway:
         before = self.index.replicas if self.index is not None else {}
         self.index = RouteIndex(table, self.index)
         self.telemetry.make_room(self.index.by_name)
+        self.admission.apply(table)
         kept = self.index.replicas
         for replica in before.values():
             if kept.get(replica.id) is not replica:

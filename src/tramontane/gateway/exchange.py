@@ -16,12 +16,14 @@ from tramontane.domain.refusal import Code, Refusal
 from tramontane.domain.routing import RouteKey
 from tramontane.domain.usage import Outcome
 from tramontane.gateway import refusals
-from tramontane.gateway.admission import Ticket
-from tramontane.gateway.attempt import Attempt
+from tramontane.gateway.admission.ticket import Ticket
+from tramontane.gateway.attempt import Attempt, AttemptOwner
 from tramontane.gateway.calls.bodies import Call, Endpoint, read_call
+from tramontane.gateway.calls.call import TextCall
 from tramontane.gateway.calls.stream import EventTooLargeError, StreamWatch
 from tramontane.gateway.calls.usage import MalformedReplyError, Tokens
 from tramontane.gateway.client import replies
+from tramontane.gateway.fan_out import FanOut
 from tramontane.gateway.metering.entry import Entry
 from tramontane.gateway.metering.events import STATUS_NONE
 from tramontane.gateway.routes import RouteIndex
@@ -76,7 +78,7 @@ class Exchange:
         self._request = request
         self._endpoint = endpoint
         self._chunks: list[bytes] = []
-        self._attempt: Attempt | None = None
+        self._attempt: Attempt | FanOut | None = None
         self._entry: Entry | None = None
         self._call: Call | None = None
         self._key: RouteKey | None = None
@@ -115,8 +117,8 @@ class Exchange:
         else:
             self._enter(index, key, call)
 
-    def _read(self, body: bytes, key: RouteKey) -> Call | Refusal:  # noqa: ARG002 - see responses
-        return read_call(self._endpoint, body)
+    def _read(self, body: bytes, key: RouteKey) -> Call | Refusal:
+        return read_call(self._endpoint, body, is_strict=key.is_strict)
 
     def _enter(self, index: RouteIndex, key: RouteKey, call: Call) -> None:
         """Check what is asked against the model's route, and ask for admission."""
@@ -157,10 +159,21 @@ class Exchange:
         if why_not is not None:
             self._refuse(refusals.not_metered(why_not))
             return
-        if gateway.spans is not None or self._request.trace_headers:
-            tracing.begin(gateway.spans, self._request)
-        self._attempt = attempt = Attempt(gateway, self, key, call, entry, self._request, series)
+        request = self._request
+        if gateway.spans is not None or request.trace_headers:
+            tracing.begin(gateway.spans, request)
+        if isinstance(call, TextCall) and call.is_split:
+            self._attempt = attempt = FanOut(gateway, self, call, entry, request.id, self._part)
+        else:
+            self._attempt = attempt = Attempt(gateway, self, key, call, entry, request, series)
         attempt.start()
+
+    def _part(self, owner: AttemptOwner, call: Call, entry: Entry) -> Attempt:
+        """Return the attempt for one answer of several."""
+        key, series = self._key, self._series
+        assert key is not None  # set before
+        assert series is not None
+        return Attempt(self._gateway, owner, key, call, entry, self._request, series)
 
     def on_refused(self, refusal: Refusal) -> None:
         """Tell the client which limit has no room."""
@@ -211,6 +224,9 @@ class Exchange:
             self._stop("it sent an event beyond the limit", "too_large")
             return
         entry.count(watch.counted)
+        if watch.prompt is not None:
+            entry.note_prompt(*watch.prompt)
+            watch.prompt = None
         if watch.is_done:
             self._end_stream(out)
         elif watch.error is not None:
@@ -294,11 +310,17 @@ class Exchange:
     def _end_whole(self, body: bytes) -> None:
         assert self._call is not None
         try:
-            body, tokens = self._call.read_whole(body, self._request.id)
+            found = self._call.read_whole(body, self._request.id)
         except MalformedReplyError:
             self._note_fault("malformed")
             self._fail("its reply is not JSON", Outcome.FAILED)
             return
+        if isinstance(found, Refusal):
+            status = errors.status_of(found.code, self._request.dialect)
+            self._end(Outcome.FAILED, status, _NO_TOKENS)
+            self._gateway.refuse(self._client, self._request, found, self._limit_lines())
+            return
+        body, tokens = found
         body = self._renamed(body)
         self._end(Outcome.COMPLETED, 200, tokens)
         self._client.reply(200, replies.JSON_TYPE + self._limit_lines(), body)
@@ -356,7 +378,7 @@ class Exchange:
         now = self._gateway.loop.time()
         if entry is not None:
             entry.end(outcome, status, tokens, now)
-        counted = (0, entry.counted_tokens, 0) if entry is not None else _NO_TOKENS
+        counted = entry.counted if entry is not None else _NO_TOKENS
         spent = tokens or counted
         if attempt is not None:
             attempt.count_tokens(spent[1])

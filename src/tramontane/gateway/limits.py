@@ -49,6 +49,18 @@ class Limits:
     queue_s_min: float = 20.0  # at least so long, however short the measured start is
     queue_s_max: float = 300.0  # at most so long: as long as the least patient client waits
 
+    # Limits and budgets: what a gateway asks the control plane for.
+    waiting_s: float = 2.0  # a request waits this long for room; clients take longer to try again
+    waiting_max: int = 4_096  # requests that wait: as many as may be served at a time
+    waiting_project_max: int = 2_048  # of one project: half, so that one cannot fill it
+    bindings_max: int = 65_536  # pairs of key and model that are remembered: some 30 MB
+    slices_look_s: float = 0.1  # how often what is held is looked at
+    slices_reply_s: float = 2.0  # a report without an answer for so long is sent again
+    slices_away_s: float = 1.0  # without an answer for so long, each keeps to its share
+    slices_retry_s_max: float = 1.0  # between two tries
+    slices_asks_max: int = 256  # in one report; more go with the next one
+    slices_close_s: float = 1.0  # what is not given back by then is told by the next start
+
     # The control plane.
     forward_buffer_bytes: int = 256 * 1024  # of an upload, before its reading pauses
     poll_wait_s: int = 20  # of the long poll for the route table

@@ -26,6 +26,13 @@ CONTROL_BROKE: Final = Refusal(
 )
 
 
+WAITING_FULL: Final = Refusal(
+    Code.RATE_LIMIT_EXCEEDED,
+    "too many requests wait for room within their limits; try again",
+    retry_after_s=1,
+)
+
+
 def body_too_large(limit_bytes: int) -> Refusal:
     """Return the refusal of a body above the limit."""
     message = f"the request body exceeds {limit_bytes} bytes; send a smaller one"
@@ -51,6 +58,22 @@ def too_many_in_flight(allowed: int) -> Refusal:
         "wait for one to end, or ask for a key with a higher bound"
     )
     return Refusal(Code.RATE_LIMIT_EXCEEDED, message, retry_after_s=1)
+
+
+def model_not_allowed(model: str) -> Refusal:
+    """Return the refusal of a model that the key may not call."""
+    message = (
+        f"this key may not call the model {model[:100]!r}; GET /v1/models lists those that it may, "
+        "or ask your project for a key that may"
+    )
+    return Refusal(Code.MODEL_NOT_ALLOWED, message, "model")
+
+
+def blocked(what: str) -> Refusal:
+    """Return the refusal of a key that was blocked, itself or with what it belongs to."""
+    whose = "this key was" if what == "key" else f"the {what} of this key was"
+    message = f"{whose} blocked; ask who runs this installation"
+    return Refusal(Code.PERMISSION_DENIED, message)
 
 
 def engine_failed(why: str) -> Refusal:

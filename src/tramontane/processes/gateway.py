@@ -19,12 +19,14 @@ import uvloop
 from tramontane.domain.ids import is_dns_label
 from tramontane.domain.routing import RouteTable
 from tramontane.gateway import routes
+from tramontane.gateway.admission.local import LocalAuthority
 from tramontane.gateway.alone.books import PassingBooks
 from tramontane.gateway.alone.route_file import Apply, RouteFile, RouteFileWatch
 from tramontane.gateway.client.connection import ClientConnection
 from tramontane.gateway.control_plane.demand import DemandReporter
 from tramontane.gateway.control_plane.link import ControlLink
 from tramontane.gateway.control_plane.poller import RoutePoller
+from tramontane.gateway.control_plane.slices import SliceLink
 from tramontane.gateway.dispatch import Gateway
 from tramontane.gateway.limits import Limits
 from tramontane.gateway.metering.meter import Meter
@@ -156,7 +158,19 @@ async def serve(  # noqa: PLR0917 - wiring
     owner = f"{name}-{os.getpid()}-{secrets.token_hex(4)}"
     meter = Meter(folder, owner=owner, gateway=name, clock=clock, limits=limits)
     control = None if isinstance(links, Alone) else (links[0].host, links[0].port)
-    gateway = Gateway(loop, meter=meter, clock=clock, limits=limits, control_address=control)
+    authority = (
+        LocalAuthority(loop, clock)
+        if isinstance(links, Alone)
+        else SliceLink(links[0].another(), name, loop, limits)
+    )
+    gateway = Gateway(
+        loop,
+        meter=meter,
+        clock=clock,
+        limits=limits,
+        control_address=control,
+        authority=authority,
+    )
 
     def apply(table: RouteTable) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
@@ -171,6 +185,7 @@ async def serve(  # noqa: PLR0917 - wiring
     around.start()
     readings.of_gateway(gateway)
     gateway.sweep()
+    gateway.admission.start()
     scraping = await doors.attend(gateway)
     server = await loop.create_server(lambda: ClientConnection(gateway), sock=listener)
     await stop.wait()
@@ -178,6 +193,8 @@ async def serve(  # noqa: PLR0917 - wiring
     if scraping is not None:
         scraping.close()
     await gateway.drain()
+    await gateway.admission.close()
+    authority.close()
     await doors.close()
     await around.close()
     await asyncio.sleep(0)  # for what a thread has handed to the loop

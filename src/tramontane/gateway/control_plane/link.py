@@ -6,6 +6,7 @@ batches. Two threads that wait in the kernel cost nothing while there is nothing
 
 import contextlib
 import http.client
+import select
 import socket
 import threading
 from typing import Final
@@ -16,7 +17,16 @@ _REPLY_BYTES_MAX: Final = 256 * 1024 * 1024  # a route table of a million keys
 
 
 class ControlAwayError(Exception):
-    """The control plane did not answer, or not as agreed; the message says what happened."""
+    """The control plane did not answer, or not as agreed; the message says what happened.
+
+    ``is_unsent``: it did not even get the question. ``is_refused``: asked again, it would answer
+    the same.
+    """
+
+    def __init__(self, why: str, *, is_unsent: bool = False, is_refused: bool = False) -> None:
+        super().__init__(why)
+        self.is_unsent = is_unsent
+        self.is_refused = is_refused
 
 
 class ControlLink:
@@ -50,10 +60,14 @@ class ControlLink:
         if connection is None:
             connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
             self._connection = connection
+        if connection.sock is not None and _has_ended(connection.sock):
+            connection.close()
+        is_unsent = connection.sock is None
         try:
             if connection.sock is None:
                 connection.timeout = timeout_s
                 connection.connect()
+                is_unsent = False
             else:
                 connection.sock.settimeout(timeout_s)
             connection.request(method, path, body, headers)
@@ -61,7 +75,8 @@ class ControlLink:
             data = reply.read(_REPLY_BYTES_MAX)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise ControlAwayError(f"{type(error).__name__}: {error}") from error
+            why = f"{type(error).__name__}: {error}"
+            raise ControlAwayError(why, is_unsent=is_unsent) from error
         return reply.status, data
 
     def close(self) -> None:
@@ -77,3 +92,10 @@ class ControlLink:
         """Close the connection; for the thread that uses it."""
         if self._connection is not None:
             self._connection.close()
+
+
+def _has_ended(sock: socket.socket) -> bool:
+    """Tell whether the other side closed a kept connection: nothing else can be readable."""
+    poll = select.poll()  # not select(), which takes no descriptor above 1,023
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))

@@ -32,6 +32,7 @@ from tramontane.gateway.limits import Limits
 from tramontane.gateway.metering import recovery
 from tramontane.gateway.metering.events import Started, UsageLine, encode
 from tramontane.gateway.metering.inflight import InflightTable
+from tramontane.gateway.metering.settled import SettledHolders
 from tramontane.gateway.metering.spool import Segment, Spool
 from tramontane.runtime.clock import Clock
 
@@ -49,8 +50,9 @@ class Meter:
     ) -> None:
         """``owner`` names this process among all that share ``folder``; ``gateway`` is told."""
         self.gateway = gateway
+        self.owner = owner
+        self.settled = SettledHolders(folder, owner)
         self._folder = folder
-        self._owner = owner
         self._clock = clock
         self._limits = limits
         self._spool = Spool(folder / "spool", owner, limits)
@@ -177,10 +179,10 @@ class Meter:
         spool_folder = self._folder / "spool"
         spool_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         slots = self._limits.inflight_max + _SPARE_SLOTS
-        table = InflightTable(recovery.table_path(self._folder, self._owner), slots)
+        table = InflightTable(recovery.table_path(self._folder, self.owner), slots)
         try:
             table.touch(self._clock.now_ms())
-            recovery.settle(self._folder, self._spool, self.gateway)
+            recovery.settle(self._folder, self._spool, self.settled, self.gateway)
         except OSError:
             table.close(remove=True)
             raise

@@ -22,6 +22,7 @@ from tramontane.gateway.metering.events import (
     event_id_of,
 )
 from tramontane.gateway.metering.inflight import Leftover, lock_dead, read_leftovers
+from tramontane.gateway.metering.settled import SettledHolders
 from tramontane.gateway.metering.spool import (
     SUFFIX,
     Segment,
@@ -46,8 +47,11 @@ def table_path(folder: Path, owner: str) -> Path:
     return folder / f"{_TABLE_PREFIX}{owner}{_TABLE_SUFFIX}"
 
 
-def settle(folder: Path, spool: Spool, gateway: str) -> None:
-    """Take over all that dead gateways left in ``folder`` into ``spool``. Raises OSError."""
+def settle(folder: Path, spool: Spool, settled: SettledHolders, gateway: str) -> None:
+    """Take over all that dead gateways left in ``folder`` into ``spool``. Raises OSError.
+
+    ``settled`` takes note of whose books are now ours.
+    """
     # Files first: a gateway makes its table before its first segment, so a segment seen now
     # whose table is missing has no owner.
     segments = sorted((folder / "spool").glob(f"*{SUFFIX}"))
@@ -55,12 +59,15 @@ def settle(folder: Path, spool: Spool, gateway: str) -> None:
     owners = {_owner(table) for table in tables}
     for table in tables:
         mine = [path for path in segments if owner_of(path) == _owner(table)]
-        _settle_one(table, mine, spool, gateway)
+        _settle_one(table, mine, spool, settled, gateway)
     orphans = [path for path in segments if owner_of(path) not in owners]
     spool.adopt([path for path in orphans if not table_path(folder, owner_of(path)).exists()])
+    settled.take_over(lambda owner: table_path(folder, owner).exists())
 
 
-def _settle_one(table: Path, paths: list[Path], spool: Spool, gateway: str) -> None:
+def _settle_one(
+    table: Path, paths: list[Path], spool: Spool, settled: SettledHolders, gateway: str
+) -> None:
     try:
         fd = lock_dead(table)
     except FileNotFoundError:
@@ -78,6 +85,7 @@ def _settle_one(table: Path, paths: list[Path], spool: Spool, gateway: str) -> N
                 raise OSError(errno.ENOSPC, msg)
             os.fdatasync(spool.append(encode(_cut(item, gateway))))
         spool.adopt(paths)
+        settled.note(_owner(table))
         table.unlink(missing_ok=True)
         if cut or paths:
             told = "settled %s: %d requests were cut, %d spool files adopted"

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Final
 
@@ -54,6 +55,7 @@ class Shipper(threading.Thread):
         self._limits = limits
         self._wake = threading.Event()
         self._dropped: Segment | None = None
+        self._reading: Segment | None = None
         self._at = 0
         self.shipped = 0
 
@@ -89,16 +91,23 @@ class Shipper(threading.Thread):
 
         Raises `ControlAwayError` or OSError.
         """
+        began_s = time.monotonic()
         segment = self._oldest()
         if segment is None:
+            self._meter.settled.handed_in_s = began_s
             return None
+        if segment is not self._reading:  # an older one was adopted meanwhile
+            self._reading, self._at = segment, 0
+        is_last = segment is self._meter.segments[-1]
         lines, end = read_lines(segment, self._at, self._limits.ship_batch)
         if lines:
             self._send(lines)
             self._at = end
             self.shipped += len(lines)
+        if is_last and len(lines) < self._limits.ship_batch:
+            self._meter.settled.handed_in_s = began_s
         if segment.is_sealed and self._at >= segment.size:
-            self._dropped, self._at = segment, 0
+            self._dropped = segment
             self._drop(segment)
             return self._limits.ship_batch  # the next segment may be waiting
         return len(lines) or None
