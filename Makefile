@@ -12,10 +12,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install
 # One line a package is the progress; warnings and errors come on stderr as always.
 SHOW := sed -un 's/^Collecting \([^ ]*\).*/  \1/p'
 
-.PHONY: help up test check lint types fast sim golden bench lock debian clean
+.PHONY: help up test check lint types fast sim golden bench-gateway lock debian clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: $(RUN_STAMP) ## Install what it needs, then run Tramontane in the foreground (TRAMONTANE_HOME, TRAMONTANE_PORT)
 	@exec $(BIN)/tramontane up
@@ -45,8 +45,9 @@ golden: $(DEV_STAMP) ## Rewrite the golden files; review the diff before you com
 	@TRAMONTANE_GOLDEN=1 $(MAKE) --no-print-directory fast
 	@git status --short tests/golden
 
-bench: $(DEV_STAMP) ## Measure the data plane side by side with its peers
-	@$(BIN)/python -m bench.gateway
+bench-gateway: $(DEV_STAMP) ## Measure the gateway side by side with its peers (ARGS=--quick, ARGS="--only nginx tramontane")
+	@bash bench/debian.sh
+	@$(BIN)/python -m bench.gateway $(ARGS)
 
 lock: $(DEV_STAMP) ## Pin every dependency anew, by hash
 	@cd requirements && for file in run.in dev.in otel.in clients/*.in; do \
