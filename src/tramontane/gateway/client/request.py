@@ -101,6 +101,7 @@ class Request:
         request.query = self.query
         request.authorization = self.authorization
         request.user_agent = self.user_agent
+        request.trace_headers = self.trace_headers
         request.length = request.body_bytes = length
         request.has_body = request.is_complete = True
         return request
