@@ -139,6 +139,21 @@ def test_when_all_are_aside_one_is_still_tried():
     assert pick(active, None, 1.0, [], 10) is not None
 
 
+def test_a_full_replica_is_awaited_rather_than_an_ejected_one_tried():
+    active = active_of(2)
+    sound, ejected = active.replicas
+    ejected.is_suspect, ejected.aside_until, ejected.eject_s = True, 9.0, 5.0
+    sound.inflight = 10
+    assert pick(active, None, 1.0, [], 10) is None
+    assert pick(active, 5, 1.0, [], 10) is None
+    assert pick(active, None, 1.0, [sound], 10) is ejected  # nothing else is left
+    ejected.aside_until = 9.0
+    assert pick(active, None, 10.0, [], 10) is ejected  # a probe
+    assert pick(active, None, 11.0, [], 10) is None  # one at a time
+    sound.inflight = 9
+    assert pick(active, None, 11.0, [], 10) is sound
+
+
 def test_without_a_prefix_the_least_loaded_is_taken_and_ties_are_shared_out():
     active = active_of(3)
     active.replicas[1].inflight = 1

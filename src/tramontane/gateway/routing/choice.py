@@ -40,6 +40,8 @@ def pick(
     if found is None:
         found = _least_loaded(active.replicas, active.traffic.requests, now, tried, inflight_max)
     if found is not None and found.is_suspect:
+        if found.aside_until > now and _is_better_awaited(active, tried, inflight_max):
+            return None
         found.aside_until = now + found.eject_s
     return found
 
@@ -50,6 +52,14 @@ def has_room(active: "ActiveRoute", inflight_max: int) -> bool:
         if replica.inflight < inflight_max and not replica.is_retired:
             return True
     return active.canary is not None and has_room(active.canary, inflight_max)
+
+
+def _is_better_awaited(active: "ActiveRoute", tried: Sequence[Replica], inflight_max: int) -> bool:
+    """Tell whether a sound replica is only full: waiting for it beats one that was ejected."""
+    return any(
+        replica.inflight >= inflight_max and not replica.is_suspect and replica not in tried
+        for replica in active.replicas
+    )
 
 
 def _by_prefix(

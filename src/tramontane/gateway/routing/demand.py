@@ -66,7 +66,7 @@ def _look(item: Traffic, now: float, passed_s: float) -> Figures | None:
         item.busy_s = now
     elif not was_told:
         return None
-    rate = round(tokens / passed_s) if passed_s > 0 else 0
+    rate = max(0, round(tokens / passed_s)) if passed_s > 0 else 0
     is_over = not in_flight and not queued
     idle_ms = round((now - item.busy_s) * 1000) if is_over else 0
     return Figures(item.deployment_id, in_flight, queued, rate, idle_ms)

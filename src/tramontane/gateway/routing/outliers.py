@@ -34,8 +34,8 @@ def note_failure(
         replica.answers = replica.faults = 0
     replica.failures += 1
     replica.faults += 1
-    if replica.is_suspect:
-        return _eject(replica, now, limits) if is_probe else 0.0
+    if replica.is_suspect:  # only a probe after its time says anything new
+        return _eject(replica, now, limits) if is_probe and now >= replica.ejected_s else 0.0
     seen = replica.answers + replica.faults
     is_share_bad = (
         seen >= limits.eject_seen_min and replica.faults >= seen * limits.eject_share_percent / 100
