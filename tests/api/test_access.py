@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import pytest
 from fastapi import APIRouter
 
+from tests.store.test_responses import make as stored_response
 from tests.support.cloud import GATEWAY_TOKEN, Cloud, check_error
 from tramontane.api.access import (
     GatewayOnly,
@@ -20,6 +21,7 @@ from tramontane.api.app import ROUTERS, create_app, permissions_of
 from tramontane.domain.tenancy import ROLE_PERMISSIONS, Permission, Principal, Role, make_key
 from tramontane.services.api_keys import NewApiKey
 from tramontane.services.spending.limits import Bounds, Subject
+from tramontane.store.responses import stored
 
 # What a route needs besides its access to do its work. A new route that is not listed here fails.
 BODIES: dict[str, Any] = {
@@ -44,6 +46,15 @@ BODIES: dict[str, Any] = {
     "POST /internal/v1/slices": {"gateway": "g", "holder": "h", "sequence": 1},
     "POST /internal/v1/demand": {"gateway": "g", "holder": "h", "deployments": []},
     "POST /internal/v1/usage-events": {"events": []},
+    "POST /v1/responses/{response}/cancel": None,
+    "POST /internal/v1/responses": {},
+    "PUT /internal/v1/responses": {},
+    "POST /internal/v1/responses/report": {
+        "gateway": "g",
+        "holder": "h",
+        "queued": [],
+        "in_progress": [],
+    },
 }
 QUERIES = {"GET /cloud/v1/events": "?subject=dep_x"}
 # Every route and the permission it needs: a change here is a change of who may do what.
@@ -97,12 +108,20 @@ EXPECTED = {
     "DELETE /cloud/v1/prices/{model}": Permission.PRICES_WRITE,
     "GET /cloud/v1/events": Permission.EVENTS_READ,
     "GET /cloud/v1/plan": Permission.PLAN_READ,
+    "GET /v1/responses/{response}": Permission.INFERENCE,
+    "DELETE /v1/responses/{response}": Permission.INFERENCE,
+    "POST /v1/responses/{response}/cancel": Permission.INFERENCE,
+    "GET /v1/responses/{response}/input_items": Permission.INFERENCE,
 }  # fmt: skip
 GATEWAYS = {
     "GET /internal/v1/route-table",
     "POST /internal/v1/demand",
     "POST /internal/v1/slices",
     "POST /internal/v1/usage-events",
+    "POST /internal/v1/responses",
+    "PUT /internal/v1/responses",
+    "POST /internal/v1/responses/report",
+    "GET /internal/v1/responses/{response}/history",
 }
 EVERY = sorted([*EXPECTED, *GATEWAYS])
 
@@ -122,6 +141,7 @@ def call(cloud: Cloud, route: str, key: str, headers: Any = None, **refs: str) -
         "deployment",
         "replica",
         "limit",
+        "response",
     )
     filled = path.format(**dict.fromkeys(names, "x") | refs)
     return cloud.call(method, filled + QUERIES.get(route, ""), key=key, **sent)
@@ -222,7 +242,10 @@ def stranger(shared_cloud: Cloud) -> tuple[str, dict[str, str]]:
     cloud.add_usage(cloud.usage_event(deployment_id=demo.id))
     subject = Subject(project=cloud.project.id)
     limit = cloud.services.limits.set(cloud.operator, subject, None, Bounds(budget_micro=5))
+    response = stored_response(project_id=cloud.project.id, organization_id=cloud.organization.id)
+    cloud.db.write(lambda tx: stored.insert(tx, response))
     return key, {
+        "response": response.id,
         "limit": limit.id,
         "organization": cloud.organization.id,
         "project": cloud.project.id,

@@ -26,6 +26,7 @@ from tramontane.api.routes import (
     welcome,
     whoami,
 )
+from tramontane.api.routes.inference import responses
 from tramontane.runtime.clock import IdSource
 from tramontane.services.all import Services
 
@@ -46,7 +47,9 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     limits.prices,
     events.router,
     plan.router,
+    responses.router,
     internal.router,
+    responses.internal,
     welcome.router,
 )
 _TAGS: Final[tuple[tuple[str, str], ...]] = (
@@ -60,6 +63,7 @@ _TAGS: Final[tuple[tuple[str, str], ...]] = (
     ("clusters", "Sets of nodes, each behind one driver. For operators."),
     ("nodes", "Machines and their accelerators. For operators."),
     ("usage", "What requests used, exactly once each."),
+    ("responses", "Stored answers of the Responses API, for their own project."),
     ("limits", "What organizations, projects and keys may use."),
     ("budgets", "How much of the limits in euros is spent."),
     ("prices", "What models cost."),

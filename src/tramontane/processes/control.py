@@ -42,6 +42,7 @@ from tramontane.reconcilers.autoscale import AutoscaleReconciler
 from tramontane.reconcilers.loop import Loop
 from tramontane.reconcilers.metering import MeteringReconciler
 from tramontane.reconcilers.replicas import ReplicaReconciler
+from tramontane.reconcilers.responses import ResponsesReconciler
 from tramontane.reconcilers.routes import RouteReconciler
 from tramontane.runtime import logs
 from tramontane.runtime.clock import SystemClock, SystemIds
@@ -59,6 +60,8 @@ log = logging.getLogger(__name__)
 _METERING_INTERVAL_S: Final = 5.0
 # A route or a revoked key that no reconciler was woken for is noticed within this.
 _ROUTES_INTERVAL_S: Final = 2.0
+# A response whose gateway is gone is told as failed this much after the silence that proves it.
+_RESPONSES_INTERVAL_S: Final = 5.0
 _FINISH_REQUESTS_S: Final = 5
 _TICK_S: Final = 1.0
 # Engines on CPUs wait for requests most of the time, so processors are promised several times
@@ -138,12 +141,15 @@ class _ControlPlane:
         self._replica_loop = self._loop("replicas", self._replicas.step, interval_s, holder)
         self._route_loop = self._loop("routes", routes.step, _ROUTES_INTERVAL_S, holder)
         metering_loop = self._loop("metering", metering.step, _METERING_INTERVAL_S, holder)
+        responses = ResponsesReconciler(db, self._clock, keep_days=settings.responses_keep_days)
+        responses_loop = self._loop("responses", responses.step, _RESPONSES_INTERVAL_S, holder)
         self._autoscale_loop = self._loop("autoscale", autoscale.step, autoscale.pause_s, holder)
         self._loops = (
             self._replica_loop,
             self._route_loop,
             self._autoscale_loop,
             metering_loop,
+            responses_loop,
         )
         self._services = make_services(
             db=db,

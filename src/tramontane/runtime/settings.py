@@ -70,6 +70,7 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting("reconcile_interval_ms", 1_000, "pause between two looks at the world", 50, 60_000),
     Setting("drain_timeout_s", 30, "longest wait for requests in flight at a stop", 0, 3_600),
+    Setting("responses_keep_days", 30, "days after which a stored response is deleted", 1, 3_650),
     Setting("log_level", "info", "debug, info, warning or error"),
     Setting("log_format", "text", "text, or json for one JSON object per line"),
     Setting(
@@ -147,6 +148,7 @@ class Settings:
     node_memory_bytes: int | None
     reconcile_interval_ms: int
     drain_timeout_s: int
+    responses_keep_days: int
     log_level: str
     log_format: str
     metrics_port: int | None

@@ -19,6 +19,7 @@ from tramontane.services.models import Models
 from tramontane.services.organizations import Organizations
 from tramontane.services.projects import Projects
 from tramontane.services.replicas import DeploymentLogs, LogSource, Replicas
+from tramontane.services.responses import Responses
 from tramontane.services.spending.limits import Limits
 from tramontane.services.spending.prices import Prices
 from tramontane.services.spending.slices import Slices
@@ -47,6 +48,7 @@ class Services:
     limits: Limits
     prices: Prices
     slices: Slices
+    responses: Responses
     events: Events
     route_tables: RouteTables
     demands: Demands
@@ -83,6 +85,7 @@ def make_services(
         limits=Limits(db, clock, ids, wake),
         prices=Prices(db, clock, wake),
         slices=Slices(db, clock),
+        responses=Responses(db, clock),
         events=Events(db),
         route_tables=RouteTables(db),
         demands=Demands(db, clock, wake_autoscale),

@@ -418,3 +418,39 @@ usage_roll_up: Final = _table(
     _int("rolled_sequence"),
     _int("rolled_at_ms"),
 )
+
+# Responses that organizations allow to be kept. They refer to nothing: `previous_id` may name one
+# that was deleted. `body` and `input_items` are JSON texts.
+responses: Final = _table(
+    "responses",
+    _id(),
+    _text("organization_id"),
+    _text("project_id"),
+    _text("api_key_id"),
+    _text("status"),
+    _int("is_background"),
+    _text("holder"),
+    _text_or_null("previous_id"),
+    _text("body"),
+    _text("input_items"),
+    _int("size_bytes"),
+    _int("created_at_ms"),
+    _int("seen_at_ms"),
+    _int("revision"),
+)
+RESPONSE_IS_UNFINISHED: Final[ColumnElement[bool]] = responses.c.status.in_(
+    [literal_column("'queued'"), literal_column("'in_progress'")]
+)
+Index("ix_responses_order", responses.c.created_at_ms, responses.c.id)
+Index(
+    "ix_responses_project_order",
+    responses.c.project_id,
+    responses.c.created_at_ms,
+    responses.c.id,
+)
+Index(
+    "ix_responses_unfinished",
+    responses.c.seen_at_ms,
+    sqlite_where=RESPONSE_IS_UNFINISHED,
+    postgresql_where=RESPONSE_IS_UNFINISHED,
+)
