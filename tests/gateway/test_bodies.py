@@ -14,6 +14,7 @@ from tramontane.gateway.calls import bounds
 from tramontane.gateway.calls.bodies import CHAT, COMPLETIONS, EMBEDDINGS, Call, read_call
 
 HELLO = [{"role": "user", "content": "hello"}]
+WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": {}}}
 
 
 def route_to(upstream_model: str, **changes: Any) -> Route:
@@ -132,7 +133,7 @@ def test_the_engine_is_told_its_own_name_for_the_model():
 
 
 def test_mistral_words_become_the_engines():
-    found = sent(chat(random_seed=7, tool_choice="any"))
+    found = sent(chat(random_seed=7, tool_choice="any", tools=[WEATHER]))
     assert found["seed"] == 7
     assert "random_seed" not in found
     assert found["tool_choice"] == "required"
@@ -141,8 +142,8 @@ def test_mistral_words_become_the_engines():
 
 
 def test_explicit_nulls_and_unknown_fields_are_let_through():
-    found = sent(chat(stop=None, max_tokens=None, stream=None, tools=None, safe_prompt=True))
-    assert found["safe_prompt"] is True
+    found = sent(chat(stop=None, max_tokens=None, stream=None, tools=None, something=True))
+    assert found["something"] is True
 
 
 @pytest.mark.parametrize(
@@ -224,13 +225,17 @@ def test_one_request_holds_a_bounded_number_of_texts():
         (EMBEDDINGS, {"input": ["x", "y"]}, 1),
     ],
 )
-def test_several_answers_are_refused_where_the_engine_counts_one(endpoint, fields, answers: int):
+def test_several_answers_have_attempts_of_their_own_where_the_engine_counts_one(
+    endpoint, fields, answers: int
+):
     call = read_call(endpoint, json.dumps({"model": "m", **fields}).encode())
     assert isinstance(call, Call)
     assert call.answers == answers
-    assert bounds.uncounted("vllm", call.answers) is None
-    refusal = bounds.uncounted("llamacpp", call.answers)
-    assert (refusal is not None) is (answers > 1)
+    for engine in ("vllm", "llamacpp"):
+        refusal = call.refused_by(make_route([], engine=engine))
+        is_best_of = "best_of" in fields and engine == "llamacpp"
+        assert (refusal is not None and refusal.param == "best_of") is is_best_of
+        assert call.is_split is (answers > 1 and engine == "llamacpp")
 
 
 JSON = st.recursive(

@@ -35,8 +35,9 @@ REPEATS_MAX: Final = 4
 _REPEATED_GROUP: Final = re.compile(r"\)\s*[*+{]")
 _REPEAT: Final = re.compile(r"[*+]|\{\d*,\d*\}")
 
-# llama.cpp runs several answers or prompts of one request, and reports the tokens of one of them.
-ENGINES_THAT_COUNT_ONE: Final = frozenset({"llamacpp"})
+DIMENSIONS_MAX: Final = 65_536  # of an embedding; known models have up to 8,192
+TOOLS_MAX: Final = 1_024  # each becomes a rule of the grammar that holds the answer
+
 ENGINES_THAT_BACKTRACK: Final = frozenset({"llamacpp"})
 ENGINES_OF_TEXT: Final = frozenset({"llamacpp"})  # others may be sent images
 
@@ -46,7 +47,10 @@ BYTES_PER_TOKEN_MAX: Final = 64
 BODY_BYTES_FREE: Final = 256 * 1024  # tools and schemas stand in the body too
 
 Count = Annotated[int, Meta(ge=1, le=COUNT_MAX)]
+CountOrNone = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
 Answers = Annotated[int, Meta(ge=1, le=ANSWERS_MAX)]
+Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Dimensions = Annotated[int, Meta(ge=1, le=DIMENSIONS_MAX)]
 Stops = Annotated[list[str], Meta(max_length=STOPS_MAX)]
 _LookBack = Annotated[int, Meta(ge=-1, le=LOOK_BACK_MAX)]
 _LogProbs = Annotated[int, Meta(le=LOG_PROBS_MAX)]
@@ -69,7 +73,7 @@ REFUSED: Final = {
 }
 
 
-class Bounded(msgspec.Struct, kw_only=True):
+class Bounded(msgspec.Struct, kw_only=True, frozen=True):
     """The bounded fields that every text request may carry."""
 
     n_predict: Annotated[int, Meta(ge=-1, le=COUNT_MAX)] | None = None
@@ -145,15 +149,46 @@ def prompt_too_long(size_bytes: int, engine: str, context_length: int) -> Refusa
     return Refusal(Code.CONTEXT_LENGTH_EXCEEDED, message)
 
 
-def too_many(name: str, items: object, most: int) -> Refusal | None:
-    """Return the refusal of a list of more than ``most`` texts; numbers are tokens of one text."""
-    if not isinstance(items, list) or len(items) <= most:
+def bad_prompts(name: str, given: str | list[Any], texts_max: int) -> Refusal | None:
+    """Return what is wrong with a text, a list of token ids, or a list of such."""
+    if isinstance(given, str):
         return None
-    texts = texts_in(items)
-    if texts <= most:
-        return None
-    message = f"the field {name!r} holds {texts} texts: expected at most {most}; send them in parts"
+    if type(given[0]) is int:
+        return None if _are_tokens(given) else _mixed(name)
+    if len(given) > texts_max:
+        message = (
+            f"the field {name!r} holds {len(given)} texts: expected at most {texts_max}; "
+            "send them in parts"
+        )
+        return Refusal(Code.INVALID_VALUE, message, name)
+    if not all(isinstance(item, str) for item in given) and not all(
+        isinstance(item, list) and item and _are_tokens(item) for item in given
+    ):
+        return _mixed(name)
+    return None
+
+
+def _are_tokens(items: list[Any]) -> bool:
+    return all(type(item) is int and 0 <= item <= COUNT_MAX for item in items)
+
+
+def _mixed(name: str) -> Refusal:
+    message = (
+        f"the field {name!r} is wrong: expected a text, a list of texts, a list of token ids, or "
+        "a list of such lists"
+    )
     return Refusal(Code.INVALID_VALUE, message, name)
+
+
+def too_many_answers(answers: int) -> Refusal | None:
+    """Refuse a request whose prompts times ``n`` are too many, on any engine."""
+    if answers <= ANSWERS_MAX:
+        return None
+    message = (
+        f"the request asks for {answers} answers, prompts times n: expected at most {ANSWERS_MAX}; "
+        "send it in parts"
+    )
+    return Refusal(Code.INVALID_VALUE, message, "n")
 
 
 def texts_in(prompt: object) -> int:
@@ -161,14 +196,3 @@ def texts_in(prompt: object) -> int:
     if not isinstance(prompt, list):
         return 1
     return max(1, sum(not isinstance(item, int) for item in prompt))
-
-
-def uncounted(engine: str, answers: int) -> Refusal | None:
-    """Refuse several answers from an engine that would report the tokens of one alone."""
-    if answers == 1 or engine not in ENGINES_THAT_COUNT_ONE:
-        return None
-    message = (
-        f"{answers} answers were asked for in one request and {engine} counts the tokens of one: "
-        "send one request for each, with one prompt and n of 1; they run side by side"
-    )
-    return Refusal(Code.UNSUPPORTED_BY_ENGINE, message, "n")

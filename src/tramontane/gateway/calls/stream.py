@@ -57,10 +57,10 @@ class StreamWatch:
     """
 
     __slots__ = (
-        "_gathered",
         "_edit",
         "_event_bytes_max",
         "_form",
+        "_gathered",
         "_has_running_usage",
         "_held",
         "_is_close",

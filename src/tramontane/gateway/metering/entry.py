@@ -16,9 +16,11 @@ class Entry:
         "_left_slot",
         "_meter",
         "_slot",
+        "cached_tokens",
         "counted_tokens",
         "first_byte_s",
         "has_reached",
+        "prompt_tokens",
         "started",
         "started_ms",
         "started_s",
@@ -34,6 +36,8 @@ class Entry:
         self._is_admitted = False
         self.has_reached = False
         self.counted_tokens = 0
+        self.prompt_tokens = 0  # as the engine told before the answer
+        self.cached_tokens = 0
         self.started_s = started_s
         self.started_ms = started_ms
 
@@ -75,6 +79,16 @@ class Entry:
         self.counted_tokens = tokens
         self._meter.count(self._slot, tokens)
 
+    def note_prompt(self, tokens: int, cached: int) -> None:
+        """Note what the engine told of the prompt before it began to answer."""
+        self.prompt_tokens = tokens
+        self.cached_tokens = cached
+
+    @property
+    def counted(self) -> Tokens:
+        """Return what is known without the engine's own count at the end."""
+        return self.prompt_tokens, self.counted_tokens, self.cached_tokens
+
     def end(self, outcome: Outcome, status: int, tokens: Tokens | None, now_s: float) -> None:
         """Write the usage event, or take everything back when no engine was reached."""
         if not self._is_admitted:
@@ -91,6 +105,7 @@ class Entry:
             status=status,
             tokens=tokens,
             counted_tokens=self.counted_tokens,
+            prompt=(self.prompt_tokens, self.cached_tokens),
             duration_ms=round((now_s - self.started_s) * 1000),
             first_byte_ms=first_byte_ms if self.first_byte_s else None,
         )

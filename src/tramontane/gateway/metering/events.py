@@ -72,15 +72,17 @@ def ended(
     status: int,
     tokens: tuple[int, int, int] | None,
     counted_tokens: int,
+    prompt: tuple[int, int] = (0, 0),
     duration_ms: int,
     first_byte_ms: int | None,
 ) -> UsageLine:
     """Return the usage event of a request.
 
     ``tokens`` are the engine's own prompt, completion and cached tokens; without them
-    ``counted_tokens``, the pieces of the stream that passed, stand for the completion.
+    ``counted_tokens``, the pieces of the stream that passed, stand for the completion, and
+    ``prompt``, its tokens and how many of them were cached, is what was told early.
     """
-    prompt, completion, cached = tokens or (0, counted_tokens, 0)
+    prompt_tokens, completion, cached = tokens or (prompt[0], counted_tokens, prompt[1])
     return UsageLine(
         id=event_id_of(started.request_id),
         request_id=started.request_id,
@@ -94,7 +96,7 @@ def ended(
         outcome=outcome,
         status=status,
         is_stream=started.is_stream,
-        prompt_tokens=prompt,
+        prompt_tokens=prompt_tokens,
         completion_tokens=completion,
         cached_tokens=cached,
         token_source=TokenSource.ENGINE if tokens else TokenSource.COUNTED,

@@ -9,6 +9,8 @@ of each is hashed, so a prompt of 100 kB costs no more than one of 4 kB.
 from typing import Any, Final
 from zlib import crc32
 
+from tramontane.gateway.calls.forms import MessageForm
+
 # About 256 tokens of the user's first message: longer than the sentences that applications put
 # before what differs between two users' questions.
 USER_CHARACTERS: Final = 1_024
@@ -21,16 +23,19 @@ _PARTS_MAX: Final = 4  # of a message that comes in parts
 def prefix_of(prompt: object, seed: int) -> int | None:
     """Return a number of 32 bits for how ``prompt`` begins, or None when it says nothing.
 
-    ``prompt`` is a list of messages, a text, a list of texts or a list of token ids, as decoded
-    from JSON. ``seed`` keeps the projects apart. Every gateway finds the same number.
+    ``prompt`` is a list of messages, typed or as decoded from JSON, a text, a list of texts or a
+    list of token ids. ``seed`` keeps the projects apart. Every gateway finds the same number.
     """
     if type(prompt) is list:
         found = seed
         for message in prompt[:MESSAGES_MAX]:
-            if type(message) is not dict:
+            if isinstance(message, MessageForm):
+                content, role = message.content, message.role
+            elif type(message) is dict:
+                content, role = message.get("content"), message.get("role")
+            else:
                 return _of_plain(prompt, seed)
-            content = message.get("content")
-            is_users = message.get("role") == "user"
+            is_users = role == "user"
             if type(content) is str:
                 head = content[: USER_CHARACTERS if is_users else OTHER_CHARACTERS]
                 found = crc32(head.encode(), found)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from tramontane.gateway.calls.bodies import ENDPOINTS
+from tramontane.gateway.calls.bodies import UPSTREAM_PATHS
 
 if TYPE_CHECKING:
     from tramontane.gateway.upstream.connection import UpstreamConnection
@@ -62,11 +62,11 @@ class Replica:
         self.idle: list[UpstreamConnection] = []  # the last used one is the first reused
         self.ending: set[UpstreamConnection] = set()  # answered; their last bytes are on the way
         self.heads = {
-            endpoint.path: (
-                f"POST {endpoint.path} HTTP/1.1\r\nhost: {address}\r\n"
+            path: (
+                f"POST {path} HTTP/1.1\r\nhost: {address}\r\n"
                 f"authorization: Bearer {secret}\r\ncontent-type: application/json\r\n"
             ).encode()
-            for endpoint in ENDPOINTS
+            for path in UPSTREAM_PATHS
         }
 
     def take_idle(self) -> "UpstreamConnection | None":
