@@ -139,14 +139,16 @@ def test_tools_are_unfolded() -> None:
             ["weather"],
             "auto",
         ),
-        ("none", ["weather", "time"], "none"),
+        ("none", [], None),  # llama.cpp would leave them in the prompt
     ],
 )
-def test_a_chosen_function_is_offered_alone(choice: Any, offered: list[str], engine: str) -> None:
+def test_a_chosen_function_is_offered_alone(
+    choice: Any, offered: list[str], engine: str | None
+) -> None:
     call = asked(tools=[WEATHER, {"type": "function", "name": "time"}], tool_choice=choice)
     body = engine_body(call)
-    assert [tool["function"]["name"] for tool in body["tools"]] == offered
-    assert body["tool_choice"] == engine
+    assert [tool["function"]["name"] for tool in body.get("tools", [])] == offered
+    assert body.get("tool_choice") == engine
     told = call.skeleton.response("completed")
     assert [tool["name"] for tool in told["tools"]] == ["weather", "time"]
 

@@ -5,6 +5,7 @@ checks the body, `ResponsesCall.compose` joins it with the earlier items.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -12,7 +13,9 @@ import orjson
 from tramontane.domain.refusal import Code, Refusal
 from tramontane.domain.routing import Route
 from tramontane.gateway.calls import bounds
-from tramontane.gateway.calls.bodies import CHAT, Call, Endpoint
+from tramontane.gateway.calls.bodies import read_call
+from tramontane.gateway.calls.call import Call
+from tramontane.gateway.calls.forms import CHAT, Endpoint
 from tramontane.gateway.calls.responses import reply
 from tramontane.gateway.calls.responses.asks import chat_body, read_tools
 from tramontane.gateway.calls.responses.events import ResponseStream
@@ -29,9 +32,12 @@ INPUT_TOKENS: Final = Endpoint("responses.input_tokens", "/v1/responses/input_to
 
 
 class ResponsesCall(Call):
-    """A sound request. ``items`` is its own input; ``asks_to_store``: the client insists on it."""
+    """A sound request. ``items`` is its own input; ``asks_to_store``: the client insists on it.
 
-    __slots__ = ("_body", "_now_s", "asked", "asks_to_store", "items", "skeleton")
+    The engine's side of it is the chat that `compose` makes: that knows the engines' words.
+    """
+
+    __slots__ = ("_chat", "_now_s", "asked", "asks_to_store", "items", "skeleton")
 
     def __init__(
         self, asked: Asked, skeleton: Skeleton, items: list[Item], now_s: "_Clock"
@@ -49,35 +55,56 @@ class ResponsesCall(Call):
         self.answers = 1
         self.form = UsageForm.NONE
         self._now_s = now_s
-        self._raw = b""
-        self._value = {}
-        self._asked = asked
-        self._body: dict[str, Any] = {}
+        self._chat: Call | None = None
 
     def compose(self, history: Sequence[Item]) -> Refusal | None:
-        """Make the engine's body of the earlier items and the own ones; return why not."""
+        """Make the chat of the earlier items and the own ones; return why it cannot be."""
         messages = messages_of(self.asked.instructions, [*history, *self.items])
         if isinstance(messages, Refusal):
             return messages
-        self._body = chat_body(self.asked, self.skeleton.tools, messages)
-        self._raw = orjson.dumps(self._body)
+        body = {"model": self.model, **chat_body(self.asked, self.skeleton.tools, messages)}
+        if self.is_stream:
+            body["stream"] = True
+        chat = read_call(CHAT, orjson.dumps(body))
+        if isinstance(chat, Refusal):
+            return _as_ours(chat)
+        self._chat = chat
         return None
 
     @property
-    def chat(self) -> dict[str, Any]:
-        """Return the chat request without the model's name, once composed."""
-        return self._body
+    def chat(self) -> Call:
+        """Return the chat, once composed."""
+        assert self._chat is not None
+        return self._chat
+
+    @property
+    def prompt(self) -> object:
+        """Return the messages."""
+        return self.chat.prompt
+
+    @property
+    def size_bytes(self) -> int:
+        """Return how many bytes the chat has."""
+        return self.chat.size_bytes
+
+    def prompt_tokens_max(self, context_length: int) -> int:
+        """Return the most tokens that the prompt can have."""
+        return self.chat.prompt_tokens_max(context_length)
 
     def completion_tokens_max(self, context_length: int) -> int:
         """Return the most tokens that the answer can have."""
-        return min(context_length, self.asked.max_output_tokens or context_length)
+        return self.chat.completion_tokens_max(context_length)
+
+    def refused_by(self, route: Route) -> Refusal | None:
+        """Return why the engine of ``route`` must not be asked this, or None."""
+        refusal = self.chat.refused_by(route)
+        return _as_ours(refusal) if refusal is not None else None
 
     def pieces_for(self, route: Route) -> tuple[bytes | memoryview, ...]:
         """Return the body for the engine of ``route``."""
-        body = {"model": route.upstream_model, **self._body}
-        if self.is_stream:
-            body |= {"stream": True, "stream_options": {"include_usage": True}}
-        return (orjson.dumps(body),)
+        pieces = self.chat.pieces_for(route)
+        self.upstream_path = self.chat.upstream_path
+        return pieces
 
     def watch(self, event_bytes_max: int) -> ResponseStream:
         """Return what makes named events of the engine's stream."""
@@ -104,12 +131,22 @@ class ResponsesCall(Call):
         )
         return response, tokens_of(usage)
 
-    def refused_by(self, route: Route) -> Refusal | None:
-        """Return why the engine of ``route`` must not be asked this, or None."""
-        engine = route.engine
-        return bounds.ambiguous_pattern(self._body, engine) or bounds.prompt_too_long(
-            len(self._raw), engine, route.context_length
-        )
+
+def _as_ours(refusal: Refusal) -> Refusal:
+    """Return a refusal of the chat in the words of the request that it was made of."""
+    name = _OUR_NAMES.get(refusal.param or "", refusal.param)
+    message = refusal.message
+    if refusal.param in _OUR_NAMES:
+        message = message.replace(f"'{refusal.param}'", f"'{name}'")
+    return replace(refusal, message=message, param=name)
+
+
+_OUR_NAMES: Final = {
+    "messages": "input",
+    "max_tokens": "max_output_tokens",
+    "response_format": "text.format",
+    "reasoning_effort": "reasoning.effort",
+}
 
 
 _Clock = Callable[[], int]

@@ -134,15 +134,26 @@ class ResponseStream(StreamWatch):
             self.error = _message_of(chunk["error"])
             return
         self._begin()
-        usage = chunk.get("usage")
-        tokens = tokens_of(usage)
-        if tokens is not None:
-            self.tokens = tokens
-            self._usage = reply.usage_of(usage)
+        self._note_counts(chunk)
         choices = chunk.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else None
         if isinstance(choice, dict):
             self._take_choice(choice)
+
+    def _note_counts(self, chunk: Mapping[str, Any]) -> None:
+        """Note the tokens that a chunk tells: of the prompt before its answer, and of it all."""
+        progress = chunk.get("prompt_progress")
+        if isinstance(progress, dict):
+            total, cached = progress.get("total"), progress.get("cache")
+            if isinstance(total, int) and isinstance(cached, int):
+                self.prompt = (total, cached)
+        usage = chunk.get("usage")
+        tokens = tokens_of(usage)
+        if tokens is not None:
+            if self.tokens is None:
+                self.prompt = (tokens[0], tokens[2])
+            self.tokens = tokens
+            self._usage = reply.usage_of(usage)
 
     def _take_choice(self, choice: Mapping[str, Any]) -> None:
         found = choice.get("delta")
