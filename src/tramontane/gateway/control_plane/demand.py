@@ -17,6 +17,7 @@ from tramontane.gateway.routing.demand import Figures
 
 LOG: Final = logging.getLogger("tramontane.gateway.demand")
 PATH: Final = "/internal/v1/demand"
+_DEPLOYMENTS_MAX: Final = 1_000  # in one report: the control plane takes no more
 _PAUSE_S: Final = 1.0  # after a failure; the next reading comes this soon anyway
 
 
@@ -50,7 +51,8 @@ class DemandReporter(threading.Thread):
             if not figures:
                 continue
             try:
-                self._report(figures)
+                for at in range(0, len(figures), _DEPLOYMENTS_MAX):
+                    self._report(figures[at : at + _DEPLOYMENTS_MAX])
                 self._is_away = False
             except ControlAwayError as error:
                 if self._link.closed.is_set():
