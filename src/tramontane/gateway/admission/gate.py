@@ -6,6 +6,7 @@ slice has run out does a request wait for the control plane's answer, some milli
 """
 
 import asyncio
+import random
 from collections.abc import Callable
 
 from tramontane.domain.limits import Limit, LimitMeter, LimitScope
@@ -43,6 +44,7 @@ class Admission:
         self._bindings: dict[tuple[str, str], Binding] = {}
         self._queue = Queue(limits.waiting_max, limits.waiting_project_max)
         self._is_pass_due = False
+        self._chance = random.Random(leases.holder)  # noqa: S311 - gateways must not ask in step
         self._next_look: asyncio.TimerHandle | None = None
         leases.on_change = self._pass
 
@@ -227,8 +229,6 @@ class Admission:
                 for waiting in self._queue:
                     for held in waiting.binding.all:
                         self._share(held, now)
-            else:
-                self._pass_permits_on(now)
             self._serve(told)
             if self._refuse(told, now):
                 self._serve(told)
@@ -266,12 +266,6 @@ class Admission:
                     needs[held] = needs.get(held, 0) + need
         return needs
 
-    def _pass_permits_on(self, now: float) -> None:
-        for waiting in self._queue:
-            for held in waiting.binding.in_flight:
-                if held.owes and held.free > 0:
-                    self._leases.yield_permits(held, now)
-
     def _share(self, held: Held, now: float) -> None:
         if held.limit.id != _OWN and held.free < 1:
             self._leases.take_share(held, now)
@@ -280,7 +274,8 @@ class Admission:
 
     def _schedule_look(self) -> None:
         if self._next_look is None and not (self._leases.is_idle and not self._queue):
-            self._next_look = self._loop.call_later(self._limits.slices_look_s, self._look)
+            pause_s = self._limits.slices_look_s * self._chance.uniform(0.8, 1.2)
+            self._next_look = self._loop.call_later(pause_s, self._look)
 
     def _look(self) -> None:
         self._next_look = None

@@ -10,6 +10,7 @@ A report whose answer was lost is sent again as it was, so that it counts once. 
 """
 
 import logging
+import random
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
@@ -109,6 +110,7 @@ class Leases:
         self._next_try_at = 0.0
         self._failures = 0
         self._looked_at = now()
+        self._chance = random.Random(holder)  # noqa: S311 - only spreads questions
         self.on_change: Callable[[], None] = lambda: None
         authority.start(self._on_reply, self._on_failure)
 
@@ -249,6 +251,8 @@ class Leases:
             self._dirty.pop(held, None)
             need = needs.get(held, 0)
             want = extra = 0
+            if held.returning and held.meter is LimitMeter.IN_FLIGHT:
+                held.asks_again_at = now + 2 * self._pause(held)  # others first
             if now >= held.asks_again_at:
                 want = min(max(0, need - held.free), held.bound)
                 if held.meter is not LimitMeter.IN_FLIGHT:
@@ -313,16 +317,17 @@ class Leases:
         is_short = grant.granted < ask.want
         wait_s = grant.retry_in_ms / 1000
         held.retry_at = now + wait_s if is_short else 0.0
-        held.asks_again_at = now + min(wait_s, _AGAIN_S) if is_short else 0.0
+        if ask.want:
+            held.asks_again_at = now + min(wait_s, self._pause(held)) if is_short else 0.0
         if held.meter is LimitMeter.IN_FLIGHT:
-            self._take_permits(held, grant, now)
+            self._take_permits(held, grant)
         else:
             self._take_amount(held, ask, grant, now)
         held.marked_at = now
         held.unused = held.free
         self.keep(held)
 
-    def _take_permits(self, held: Held, grant: Grant, now: float) -> None:
+    def _take_permits(self, held: Held, grant: Grant) -> None:
         if grant.window != held.window:  # we were silent: what we held is not ours any more
             held.window, held.leased, held.returning = grant.window, 0, 0
         held.leased += grant.granted
@@ -330,12 +335,6 @@ class Leases:
         held.ends_at = NEVER
         if held.free < 0:
             self.want(held)
-        fair = held.bound // self.gateways
-        is_tight = held.remaining <= 0 and self.gateways > 1 and held.leased > fair
-        if not is_tight:
-            held.yields_at = NEVER
-        elif held.yields_at == NEVER:
-            held.yields_at = now + _TURN_S
 
     def _take_amount(self, held: Held, ask: Ask, grant: Grant, now: float) -> None:
         ends_at = self._sent_at + grant.expires_in_ms / 1000
@@ -380,10 +379,7 @@ class Leases:
             if self.is_away:
                 self.take_share(held, now)
                 return
-            if now >= held.yields_at:
-                fair = held.bound // self.gateways
-                held.owes = max(1, (held.leased - fair) // 4)
-                held.yields_at = NEVER
+            self._pass_on(held, now)
         else:
             spent = max(0, held.level - held.free)
             held.level = held.free
@@ -404,11 +400,25 @@ class Leases:
             held.unused = held.free
             held.marked_at = now
 
-    def yield_permits(self, held: Held, now: float) -> None:
-        """Pass permits on that became free, before those who wait here take them again."""
-        give = min(held.owes, held.free)
-        if give > 0:
-            held.owes = 0
-            held.part(give)
-            held.asks_again_at = now + _AGAIN_S
+    def _pass_on(self, held: Held, now: float) -> None:
+        """Give permits beyond our equal share to others after a while: they may be waiting."""
+        beyond = held.leased - held.bound // self.gateways
+        if held.remaining > 0 or beyond <= 0:
+            held.yields_at = NEVER
+        elif held.yields_at == NEVER:
+            held.yields_at = now + _TURN_S
+        elif now >= held.yields_at and self.gateways > 1:
+            held.yields_at = NEVER
+            owed = max(1, beyond // 4)
+            free = min(owed, max(0, held.free))
+            held.part(free)
+            held.owes = owed - free
+        if held.remaining <= 0 and held.leased and now - self._sent_at >= _TURN_S:
+            self.want(held)  # tells how many gateways there are now, and whether anything is left
+        if held.returning:
             self.want(held)
+
+    def _pause(self, held: Held) -> float:
+        """Return how long not to ask again: gateways must not ask in step, and who has waits."""
+        beyond = held.leased > held.bound // self.gateways
+        return _AGAIN_S * self._chance.uniform(0.6, 1.0) * (2 if beyond else 1)

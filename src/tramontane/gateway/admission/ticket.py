@@ -67,7 +67,12 @@ class Ticket:
         binding, turn = self._binding, self._turn
         for held in binding.in_flight:
             held.used -= 1
-            held.free += 1
+            if held.owes:  # it is another gateway's turn
+                held.owes -= 1
+                held.leased -= 1
+                held.returning += 1
+            else:
+                held.free += 1
         if binding.tokens:
             used = tokens[0] + tokens[1] if tokens is not None else 0
             self._tokens = used
