@@ -18,6 +18,7 @@ from typing import Final
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 CLIENTS: Final = ("openai-1", "openai-2", "openai-3", "mistralai-1", "mistralai-2", "mistralai-3")
+FRAMEWORKS: Final = ("langchain",)  # adapters that others make
 TOOLS: Final = ("prometheus", "otel")  # what tests need of others' code beside clients
 INSTALL_TIMEOUT_S: Final = 180  # one environment; near a registry it takes 4 to 9 s
 _AT_A_TIME: Final = 2  # unpacking is bound by the processor
@@ -57,7 +58,7 @@ class ClientEnvironment:
 def make_all() -> dict[str, ClientEnvironment]:
     """Make every environment that is missing or stale, two at a time."""
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
-        names = CLIENTS + TOOLS
+        names = CLIENTS + FRAMEWORKS + TOOLS
         return dict(zip(names, pool.map(make, names), strict=True))
 
 
