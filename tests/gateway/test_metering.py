@@ -1,6 +1,7 @@
 """In-flight table, spool and recovery on real files: nothing lost, nothing twice."""
 
 import os
+import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tramontane.domain.pricing import Prices
 from tramontane.domain.usage import Outcome, TokenSource, UsageEvent
 from tramontane.gateway.limits import RECORD_BYTES_MAX, Limits
 from tramontane.gateway.metering.entry import Entry
@@ -18,19 +20,22 @@ from tramontane.gateway.metering.meter import Meter
 from tramontane.gateway.metering.spool import Segment, Spool, owner_of, read_lines, whole_bytes
 from tramontane.runtime.clock import ManualClock
 
+PRICES = Prices(prompt_micro=2_000_000, completion_micro=6_000_000, cached_micro=1_000_000)
 LIMITS = Limits(inflight_max=8, segment_bytes=4096, spool_step_bytes=4096)
 
 
 def started(number: int = 0, **changes: object) -> Started:
     values = {name: f"{name[:3]}_{'a' * 18}{number:02}" for name in Started.__struct_fields__}
     values |= {"request_id": f"req_{'a' * 18}{number:02}", "model": "demo", "is_stream": True}
-    return Started(**{**values, "endpoint": "chat.completions", "started_at_ms": 1_000, **changes})
+    values |= {"endpoint": "chat.completions", "started_at_ms": 1_000, "prices": PRICES}
+    return Started(**{**values, **changes})
 
 
 def line(number: int) -> UsageLine:
     return ended(
         started(number),
         gateway="gw",
+        holder="gw-1",
         outcome=Outcome.COMPLETED,
         status=200,
         tokens=(1, 2, 0),
@@ -75,11 +80,15 @@ def test_a_usage_line_has_the_fields_of_a_usage_event():
 
 
 def test_the_longest_record_fits_the_reserved_room():
-    longest = started(model="m" * 63, endpoint="chat.completions", started_at_ms=2**53)
+    prices = Prices(10**12, 10**12, 10**12, 10**12)
+    longest = started(
+        model="m" * 127, endpoint="chat.completions", started_at_ms=2**53, prices=prices
+    )
     assert len(encode(longest)) <= 504
     event = ended(
         longest,
         gateway="g" * 63,
+        holder="g" * 63 + "-4194304-12345678",
         outcome=Outcome.COMPLETED,
         status=200,
         tokens=(10**9, 10**9, 10**9),
@@ -88,6 +97,66 @@ def test_the_longest_record_fits_the_reserved_room():
         first_byte_ms=10**9,
     )
     assert len(encode(event)) < RECORD_BYTES_MAX
+
+
+@pytest.mark.parametrize(
+    ("outcome", "tokens", "counted", "expected"),
+    [
+        (Outcome.COMPLETED, (100, 10, 0), 0, 200_000 + 60_000),
+        (Outcome.COMPLETED, (100, 10, 40), 0, 120_000 + 40_000 + 60_000),
+        (Outcome.COMPLETED, (10, 0, 40), 0, 10_000),  # no more was cached than there was
+        (Outcome.CUT, None, 7, 42_000),
+        (Outcome.FAILED, (0, 0, 0), 0, 0),
+        (Outcome.FAILED, None, 5, 0),
+    ],
+)
+def test_what_a_request_costs(outcome, tokens, counted, expected):
+    event = ended(
+        started(),
+        gateway="gw",
+        holder="gw-1",
+        outcome=outcome,
+        status=200,
+        tokens=tokens,
+        counted_tokens=counted,
+        duration_ms=1,
+        first_byte_ms=None,
+    )
+    assert (event.cost_nano, event.holder) == (expected, "gw-1")
+
+
+def test_a_dead_gateway_is_reported_once_all_that_it_left_was_accepted(tmp_path: Path):
+    dead = make_meter(tmp_path, "gw-dead")
+    assert dead.admit() is None
+    dead.arm(dead.begin(started(1)))
+    die(dead)
+    heir = make_meter(tmp_path, "gw-heir")
+    cut = events_in(tmp_path)[0]
+    assert (cut["holder"], cut["outcome"]) == ("gw-dead", "cut")
+    assert heir.settled.holders() == ()
+    die(heir)  # before it could report
+    last = make_meter(tmp_path, "gw-last")
+    other = make_meter(tmp_path, "gw-other")  # beside it: not its business
+    for meter in (last, other):
+        meter.settled.handed_in_s = time.monotonic()
+    assert sorted(last.settled.holders()) == ["gw-dead", "gw-heir"]
+    assert other.settled.holders() == ()
+    last.settled.forget(("gw-dead", "gw-heir"))
+    assert last.settled.holders() == ()
+    assert not list(tmp_path.glob("settled-*"))
+    die(last)
+    die(other)
+
+
+def test_a_gateway_that_ended_in_order_is_reported_by_the_next(tmp_path: Path):
+    first = make_meter(tmp_path, "gw-1")
+    first.settled.note("gw-1")
+    first.seal()
+    first.close()
+    second = make_meter(tmp_path, "gw-2")
+    second.settled.handed_in_s = time.monotonic()
+    assert second.settled.holders() == ("gw-1",)
+    die(second)
 
 
 @given(

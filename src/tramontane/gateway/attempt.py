@@ -332,6 +332,7 @@ class Attempt:
             call.endpoint.name,
             call.is_stream,
             entry.started_ms,
+            route.prices,
         )
         entry.begin(started)
         is_sent = connection.send(self, (head, *pieces), entry.arm)

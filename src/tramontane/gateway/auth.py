@@ -9,6 +9,7 @@ from typing import Final
 from tramontane.domain.refusal import Code, Refusal
 from tramontane.domain.routing import RouteKey
 from tramontane.domain.tenancy import ROLE_PERMISSIONS, Permission, hash_key, is_key_shaped
+from tramontane.gateway import refusals
 
 _CACHE_MAX: Final = 4_096
 _SCHEME: Final = b"bearer "
@@ -52,6 +53,8 @@ class Authenticator:
                 return found
         if found.expires_at_ms is not None and found.expires_at_ms <= now_ms:
             return _EXPIRED_KEY
+        if found.blocked is not None:
+            return refusals.blocked(found.blocked)
         return found
 
     def may_infer(self, authorization: bytes | None, now_ms: int) -> RouteKey | Refusal:

@@ -7,18 +7,18 @@ Whatever happens, it ends once, and a request that reached an engine leaves exac
 event.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from tramontane.domain.pricing import cost_nano
 from tramontane.domain.refusal import Code, Refusal
 from tramontane.domain.routing import RouteKey
 from tramontane.domain.usage import Outcome
 from tramontane.gateway import refusals
 from tramontane.gateway.admission.ticket import Ticket
 from tramontane.gateway.attempt import Attempt, AttemptOwner
-from tramontane.gateway.calls.bodies import Call, Endpoint, read_call
+from tramontane.gateway.calls.bodies import CHAT, Call, Endpoint, read_call
 from tramontane.gateway.calls.call import TextCall
 from tramontane.gateway.calls.stream import EventTooLargeError, StreamWatch
 from tramontane.gateway.calls.usage import MalformedReplyError, Tokens
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from tramontane.gateway.dispatch import Gateway
 
 _STREAM: Final = b"text/event-stream"
+_COMMENT: Final = b": keep-alive\n\n"
 _NO_TOKENS: Final[Tokens] = (0, 0, 0)
 
 
@@ -57,10 +58,13 @@ class Exchange:
         "_is_over",
         "_is_waiting",
         "_key",
+        "_passed",
+        "_passed_checked",
         "_reply",
         "_reply_bytes",
         "_request",
         "_series",
+        "_silent_since",
         "_status",
         "_ticket",
         "_watch",
@@ -89,6 +93,9 @@ class Exchange:
         self._is_over = False
         self._is_client_paused = False
         self._watch: StreamWatch | None = None
+        self._passed = 0  # pieces of the stream that went to the client
+        self._passed_checked = 0
+        self._silent_since = 0.0
         self._status = 0
         self._reply: list[bytes] = []
         self._reply_bytes = 0
@@ -110,6 +117,7 @@ class Exchange:
         if isinstance(key, Refusal):
             self._refuse(key)
             return
+        self._key = key
         chunks, self._chunks = self._chunks, []
         call = self._read(chunks[0] if len(chunks) == 1 else b"".join(chunks), key)
         if isinstance(call, Refusal):
@@ -201,6 +209,28 @@ class Exchange:
         """Look at deadlines."""
         if self._attempt is not None:
             self._attempt.check(now, is_held_back=self._is_client_paused)
+            if not self._is_over and not self._is_client_paused:
+                self._keep_alive(now)
+
+    def _keep_alive(self, now: float) -> None:
+        """Send a comment on a stream whose engine is silent (wire reference, S2).
+
+        Before the first piece only after a good while: with the reply's head goes the way to
+        say no with a status. What fails later is told as a failure midway is.
+        """
+        call, entry, request, limits = self._call, self._entry, self._request, self._gateway.limits
+        if call is None or entry is None or not call.is_stream or not entry.has_reached:
+            return
+        if self._passed != self._passed_checked or not self._silent_since:
+            self._passed_checked, self._silent_since = self._passed, now
+            return
+        if now - self._silent_since < (
+            limits.comment_s if request.has_reply else limits.first_comment_s
+        ):
+            return
+        self._pass_on(_COMMENT)
+        self._silent_since = now
+        self._passed_checked = self._passed
 
     # The engine's side.
 
@@ -263,9 +293,8 @@ class Exchange:
     def on_no_replica(self, refusal: Refusal) -> None:
         """Refuse a request for which no replica is left."""
         if self._entry is not None and self._entry.has_reached:
-            status = errors.status_of(refusal.code, self._request.dialect)
-            self._end(Outcome.FAILED, status, _NO_TOKENS)
-            self._gateway.refuse(self._client, self._request, refusal, self._limit_lines())
+            self._end(Outcome.FAILED, self._status_of(refusal), _NO_TOKENS)
+            self._tell(refusal)
         else:
             self._refuse(refusal)
 
@@ -290,6 +319,7 @@ class Exchange:
         if not request.has_reply:
             request.has_reply = True
             out = self._stream_head() + out
+        self._passed += 1
         self._client.send(out)
 
     def _end_stream(self, out: bytes) -> None:
@@ -316,9 +346,11 @@ class Exchange:
             self._fail("its reply is not JSON", Outcome.FAILED)
             return
         if isinstance(found, Refusal):
-            status = errors.status_of(found.code, self._request.dialect)
-            self._end(Outcome.FAILED, status, _NO_TOKENS)
-            self._gateway.refuse(self._client, self._request, found, self._limit_lines())
+            self._end(Outcome.FAILED, self._status_of(found), _NO_TOKENS)
+            self._tell(found)
+            return
+        if self._request.has_reply:
+            self._fail("it answered a stream whole", Outcome.FAILED)
             return
         body, tokens = found
         body = self._renamed(body)
@@ -336,8 +368,10 @@ class Exchange:
                 return
         if refusal.code is Code.UPSTREAM_ERROR and self._attempt is not None:
             self._attempt.blame()
-        self._end(Outcome.FAILED, errors.status_of(refusal.code, self._request.dialect), _NO_TOKENS)
-        self._gateway.refuse(self._client, self._request, refusal, self._limit_lines())
+        if refusal.param == CHAT.prompt:
+            refusal = replace(refusal, param=self._endpoint.prompt)
+        self._end(Outcome.FAILED, self._status_of(refusal), _NO_TOKENS)
+        self._tell(refusal)
 
     def _stop(self, why: str, kind: str) -> None:
         self._note_fault(kind)
@@ -349,18 +383,28 @@ class Exchange:
     def _fail(self, why: str, outcome: Outcome = Outcome.CUT) -> None:
         """Tell the client that the engine did not make it, in the form that it can still read."""
         refusal = refusals.engine_failed(why)
-        request, watch, call = self._request, self._watch, self._call
         if self._attempt is not None:
             self._attempt.blame()
-        if not request.has_reply or watch is None or call is None:
-            self._end(outcome, errors.status_of(refusal.code))
+        self._end(outcome, self._status_of(refusal))
+        self._tell(refusal)
+
+    def _tell(self, refusal: Refusal) -> None:
+        """Refuse with a status, or as a failure midway (S6) once the reply's head has gone out."""
+        request, call = self._request, self._call
+        if not request.has_reply or call is None:
             self._gateway.refuse(self._client, request, refusal, self._limit_lines())
             return
+        watch = self._watch or call.watch(self._gateway.limits.stream_event_bytes_max)
         event = watch.failure(errors.body_of(refusal)["error"], call.model)
         self._pass_on(watch.end() + event)
-        self._end(outcome, 200)
         request.keeps_alive = False  # and no last chunk: the client must notice
         self._client.finish()
+
+    def _status_of(self, refusal: Refusal) -> int:
+        """Return the status that the client sees."""
+        if self._request.has_reply:
+            return 200
+        return errors.status_of(refusal.code, self._request.dialect)
 
     def _refuse(self, refusal: Refusal) -> None:
         """Refuse a request that reached no engine: it is not metered."""
@@ -376,16 +420,14 @@ class Exchange:
         if attempt is not None:
             attempt.finish()
         now = self._gateway.loop.time()
-        if entry is not None:
-            entry.end(outcome, status, tokens, now)
+        cost = entry.end(outcome, status, tokens, now) if entry is not None else 0
         counted = entry.counted if entry is not None else _NO_TOKENS
         spent = tokens or counted
         if attempt is not None:
             attempt.count_tokens(spent[1])
         self._count(outcome, status, spent, now)
         if ticket is not None:
-            active = attempt.route if attempt is not None else None
-            ticket.end(spent, cost_nano(active.route.prices, *spent) if active is not None else 0)
+            ticket.end(spent, cost)
 
     def _count(self, outcome: Outcome, status: int, spent: Tokens, now: float) -> None:
         """Tell the metrics of the model."""
@@ -416,7 +458,12 @@ class Exchange:
             self._series.upstream_failed(kind)
 
     def _limit_lines(self) -> bytes:
-        return self._ticket.header_lines() if self._ticket is not None else b""
+        if self._ticket is not None:
+            return self._ticket.header_lines()
+        if self._key is None:
+            return b""
+        model = self._call.model if self._call is not None else None
+        return self._gateway.admission.header_lines(self._key, model)
 
     def _renamed(self, data: bytes) -> bytes:
         """Put the model's name as it was asked for in the place of the engine's name for it."""

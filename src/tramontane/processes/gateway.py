@@ -27,6 +27,7 @@ from tramontane.gateway.control_plane.demand import DemandReporter
 from tramontane.gateway.control_plane.link import ControlLink
 from tramontane.gateway.control_plane.poller import RoutePoller
 from tramontane.gateway.control_plane.slices import SliceLink
+from tramontane.gateway.control_plane.stored_link import StoredLink
 from tramontane.gateway.dispatch import Gateway
 from tramontane.gateway.limits import Limits
 from tramontane.gateway.metering.meter import Meter
@@ -39,6 +40,7 @@ from tramontane.runtime import logs, parent, settings
 from tramontane.runtime.clock import SystemClock
 from tramontane.runtime.home import Home, HomeError
 
+_OWNER_NAME_MAX: Final = 40  # with number and chance a name of 64, the longest that is taken
 _LAST_SHIPPING_S: Final = 2.0  # what is not sent by then is sent by the next start
 _GC_YOUNG: Final = 20_000  # exchanges free themselves; the collector is only a safety net
 
@@ -155,7 +157,7 @@ async def serve(  # noqa: PLR0917 - wiring
     """
     loop = asyncio.get_running_loop()
     clock = SystemClock()
-    owner = f"{name}-{os.getpid()}-{secrets.token_hex(4)}"
+    owner = f"{name[:_OWNER_NAME_MAX]}-{os.getpid()}-{secrets.token_hex(4)}"
     meter = Meter(folder, owner=owner, gateway=name, clock=clock, limits=limits)
     control = None if isinstance(links, Alone) else (links[0].host, links[0].port)
     authority = (
@@ -222,6 +224,9 @@ class _AroundLinked:
         self._poller = RoutePoller(links[0], folder, apply, gateway.limits)
         meter.on_event = self._shipper.wake
         self._demand = DemandReporter(links[0].another(), meter.gateway, owner)
+        link = StoredLink(links[0].another(), gateway.loop)
+        self._stored = StoredResponses(gateway.loop, link, meter.gateway, owner)
+        gateway.stored = self._stored
         gateway.demand.tell = self._demand.tell
         readings.of_control_plane(gateway, self._poller, self._shipper)
 
@@ -236,6 +241,8 @@ class _AroundLinked:
 
     async def close(self) -> None:
         """Seal the books and hand over what can be handed over quickly."""
+        await _wait_for(lambda: self._stored.is_idle)
+        self._stored.close()
         self._poller.close()
         self._demand.close()
         self._meter.seal()

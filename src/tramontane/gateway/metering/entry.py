@@ -89,18 +89,22 @@ class Entry:
         """Return what is known without the engine's own count at the end."""
         return self.prompt_tokens, self.counted_tokens, self.cached_tokens
 
-    def end(self, outcome: Outcome, status: int, tokens: Tokens | None, now_s: float) -> None:
-        """Write the usage event, or take everything back when no engine was reached."""
+    def end(self, outcome: Outcome, status: int, tokens: Tokens | None, now_s: float) -> int:
+        """Write the usage event and return what the request costs, in nano-euros.
+
+        Take everything back when no engine was reached.
+        """
         if not self._is_admitted:
-            return
+            return 0
         self._is_admitted = False
         if not self.has_reached or self.started is None:
             self._meter.dismiss()
-            return
+            return 0
         first_byte_ms = round((self.first_byte_s - self.started_s) * 1000)
         line = ended(
             self.started,
             gateway=self._meter.gateway,
+            holder=self._meter.owner,
             outcome=outcome,
             status=status,
             tokens=tokens,
@@ -110,3 +114,4 @@ class Entry:
             first_byte_ms=first_byte_ms if self.first_byte_s else None,
         )
         self._meter.finish(self._slot, line)
+        return line.cost_nano

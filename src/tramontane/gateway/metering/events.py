@@ -10,14 +10,18 @@ from typing import Final
 import msgspec
 
 from tramontane.domain.ids import REQUEST, USAGE_EVENT
+from tramontane.domain.pricing import FREE, Prices, cost_nano
 from tramontane.domain.usage import Outcome, TokenSource
 
 # The status of a request whose client was told none before it left; nginx's convention.
 STATUS_NONE: Final = 499
 
 
-class Started(msgspec.Struct, frozen=True, gc=False):
-    """A request that is handed to an engine, as its in-flight slot remembers it."""
+class Started(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A request that is handed to an engine, as its in-flight slot remembers it.
+
+    It is written without the fields' names: a slot has 504 bytes.
+    """
 
     request_id: str
     organization_id: str
@@ -29,6 +33,7 @@ class Started(msgspec.Struct, frozen=True, gc=False):
     endpoint: str
     is_stream: bool
     started_at_ms: int
+    prices: Prices = FREE
 
 
 class UsageLine(msgspec.Struct, frozen=True, gc=False):
@@ -54,6 +59,8 @@ class UsageLine(msgspec.Struct, frozen=True, gc=False):
     duration_ms: int
     first_byte_ms: int | None
     gateway: str
+    cost_nano: int
+    holder: str
 
 
 encode: Final[Callable[[msgspec.Struct], bytes]] = msgspec.json.Encoder().encode
@@ -68,6 +75,7 @@ def ended(
     started: Started,
     *,
     gateway: str,
+    holder: str,
     outcome: Outcome,
     status: int,
     tokens: tuple[int, int, int] | None,
@@ -80,9 +88,13 @@ def ended(
 
     ``tokens`` are the engine's own prompt, completion and cached tokens; without them
     ``counted_tokens``, the pieces of the stream that passed, stand for the completion, and
-    ``prompt``, its tokens and how many of them were cached, is what was told early.
+    ``prompt``, its tokens and how many of them were cached, is what was told early. What an
+    engine refused or broke costs nothing.
     """
     prompt_tokens, completion, cached = tokens or (prompt[0], counted_tokens, prompt[1])
+    cost = 0
+    if outcome is not Outcome.FAILED and started.prices is not FREE:
+        cost = cost_nano(started.prices, prompt_tokens, completion, min(cached, prompt_tokens))
     return UsageLine(
         id=event_id_of(started.request_id),
         request_id=started.request_id,
@@ -104,4 +116,6 @@ def ended(
         duration_ms=max(0, duration_ms),
         first_byte_ms=first_byte_ms,
         gateway=gateway,
+        cost_nano=cost,
+        holder=holder,
     )

@@ -22,7 +22,7 @@ import msgspec
 from tramontane.gateway.metering.events import Started
 
 SLOT_BYTES: Final = 512
-_MAGIC: Final = b"TMTINF01"
+_MAGIC: Final = b"TMTINF02"
 _HEADER: Final = struct.Struct("<8sIIQ")
 _HEADER_BYTES: Final = 64
 _ALIVE: Final = struct.Struct("<Q")

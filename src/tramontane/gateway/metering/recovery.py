@@ -83,7 +83,7 @@ def _settle_one(
             if refusal is not None:
                 msg = f"the requests in {table.name} cannot be settled: {refusal}"
                 raise OSError(errno.ENOSPC, msg)
-            os.fdatasync(spool.append(encode(_cut(item, gateway))))
+            os.fdatasync(spool.append(encode(_cut(item, gateway, _owner(table)))))
         spool.adopt(paths)
         settled.note(_owner(table))
         table.unlink(missing_ok=True)
@@ -110,10 +110,11 @@ def _last_ids(paths: list[Path]) -> set[str]:
     return ids
 
 
-def _cut(item: Leftover, gateway: str) -> UsageLine:
+def _cut(item: Leftover, gateway: str, holder: str) -> UsageLine:
     return ended(
         item.started,
         gateway=gateway,
+        holder=holder,
         outcome=Outcome.CUT,
         status=200 if item.chunks else STATUS_NONE,
         tokens=None,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 _PREFIX: Final = "settled-"
+_REPORTED_MAX: Final = 100  # at a time; the control plane takes no more
 
 
 class SettledHolders:
@@ -44,7 +45,8 @@ class SettledHolders:
         """Return those of whom everything was accepted."""
         if not self._since_s:
             return ()
-        return tuple(name for name, at in self._since_s.items() if at < self.handed_in_s)
+        found = [name for name, at in self._since_s.items() if at < self.handed_in_s]
+        return tuple(found[:_REPORTED_MAX])
 
     def forget(self, holders: tuple[str, ...]) -> None:
         """Take note that the control plane knows."""
