@@ -132,6 +132,10 @@ class FanOut:
         """Return the limit of one event."""
         return self._gateway.limits.stream_event_bytes_max
 
+    def note_prompt(self, tokens: int, cached: int) -> None:
+        """Note what the prompts take, as far as engines have told."""
+        self._books.entry.note_prompt(tokens, cached)
+
     def pass_on(self, events: bytes) -> None:
         """Give the owner events of the joined stream."""
         if self._is_over or not events:
@@ -241,7 +245,7 @@ class _Part:
             return
         joined = fan_out.joined
         if watch.prompt is not None:
-            fan_out.pass_on(joined.note_prompt(self._number, watch.prompt))
+            fan_out.note_prompt(*joined.note_prompt(self._number, watch.prompt))
             watch.prompt = None
         fan_out.pass_on(joined.events(self._number, out))
         if watch.is_done:

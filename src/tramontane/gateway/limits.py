@@ -27,6 +27,8 @@ class Limits:
     connect_s: float = 2.0  # a replica is near; a SYN lost twice is a dead one
     first_byte_s: float = 600.0  # as long as the official clients wait
     idle_s: float = 120.0  # between two pieces of a stream
+    comment_s: float = 15.0  # a silent stream gets a comment; proxies hang up after 60 s or so
+    first_comment_s: float = 30.0  # before the first piece; the reply's head goes out with it
     reply_bytes_max: int = 256 * 1024 * 1024  # 2,048 embeddings of 8,192 numbers as text
     error_bytes_max: int = 1024 * 1024  # an engine's error body
     stream_event_bytes_max: int = 8 * 1024 * 1024  # one event: a whole tool call, log-probs

@@ -15,7 +15,7 @@ from tramontane.domain.routing import Route
 from tramontane.gateway.calls import bounds, engines, logprobs, tool_calls, vectors
 from tramontane.gateway.calls.engines import LLAMACPP, VLLM
 from tramontane.gateway.calls.forms import ChatForm, EmbeddingForm, Endpoint, TextForm
-from tramontane.gateway.calls.stream import StreamWatch, UsageForm
+from tramontane.gateway.calls.stream import Edit, StreamWatch, UsageForm
 from tramontane.gateway.calls.tool_calls import GatheredCalls
 from tramontane.gateway.calls.usage import MalformedReplyError, Tokens, read_reply
 
@@ -239,10 +239,18 @@ class ChatCall(TextCall):
             self.form,
             lead=self.endpoint.lead,
             event_bytes_max=event_bytes_max,
-            edit=_with_complete_logprobs if asked.logprobs else None,
+            edit=self._edit(),
             calls=GatheredCalls() if asked.tools else None,
             has_running_usage=self._has_running_usage(),
         )
+
+    def _edit(self) -> Edit | None:
+        """Return what every chunk of a stream has to go through, if anything."""
+        asked: ChatForm = self._asked
+        last = asked.messages[-1]
+        if last.prefix and self._engine == LLAMACPP and isinstance(last.content, str):
+            return _Prefixed(last.content)  # of its whole replies it is the beginning anyway
+        return _with_complete_logprobs if asked.logprobs else None
 
     def read_whole(self, body: bytes, request_id: str) -> tuple[bytes, Tokens | None]:
         """Return an engine's whole reply as the caller gets it, and its token counts."""
@@ -316,6 +324,22 @@ def choices_of(reply: dict[str, Any]) -> list[dict[str, Any]]:
     if not isinstance(choices, list):
         return []
     return [choice for choice in choices if isinstance(choice, dict)]
+
+
+class _Prefixed:
+    """Puts the prefix that the caller sent into the first chunk with text."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+
+    def __call__(self, chunk: dict[str, Any]) -> list[dict[str, Any]]:
+        _with_complete_logprobs(chunk)
+        for choice in choices_of(chunk):
+            delta = choice.get("delta")
+            if self._prefix and isinstance(delta, dict) and "role" not in delta:
+                delta["content"] = self._prefix + (delta.get("content") or "")
+                self._prefix = ""
+        return [chunk]
 
 
 def _with_complete_logprobs(chunk: dict[str, Any]) -> list[dict[str, Any]]:

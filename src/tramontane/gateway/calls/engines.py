@@ -16,6 +16,11 @@ LLAMACPP: Final = "llamacpp"
 VLLM: Final = "vllm"
 # Engines that run several answers or prompts of one request and report the tokens of one of them.
 COUNTS_ONE: Final = frozenset({LLAMACPP})
+# Where an engine counts the tokens of a chat without answering it, and the field of the number.
+COUNTING: Final = {
+    LLAMACPP: ("/v1/chat/completions/input_tokens", "input_tokens"),
+    VLLM: ("/tokenize", "count"),
+}
 RESPONSE_FORMATS: Final = ("text", "json_object", "json_schema")
 # Put before the caller's messages when `safe_prompt` is set; Mistral's API has one of its own.
 SAFE_PROMPT: Final = (
@@ -59,11 +64,11 @@ def refused_chat(asked: ChatForm) -> Refusal | None:
     """Return why no engine can answer this chat as it was asked, or None."""
     for name, instead in _NOWHERE.items():
         if getattr(asked, name):
-            return _unsupported(name, f"is not supported by any model here: {instead}")
+            return _unsupported(name, f"no model here does that: {instead}")
     if asked.guardrails:
-        return _unsupported("guardrails", "are not supported by any model here: leave them out")
+        return _unsupported("guardrails", "no model here has any: leave them out")
     if asked.modalities is not None and set(asked.modalities) - {"text"}:
-        return _unsupported("modalities", 'may only be ["text"]: no model here makes anything else')
+        return _unsupported("modalities", 'no model here makes anything but text: send ["text"]')
     return _wrong_tools(asked) or _wrong_format(asked)
 
 
@@ -110,34 +115,36 @@ def refused_by_engine(engine: str, asked: TextForm | FimForm) -> Refusal | None:
     if engine != LLAMACPP:
         is_fim = isinstance(asked, FimForm | CompletionForm) and asked.suffix
         if is_fim and engine == VLLM:
-            return _unsupported("suffix", "is not supported by vLLM: leave it out")
+            return _unsupported("suffix", "vLLM does not fill in the middle: leave it out")
         return None
     if asked.min_tokens:
-        return _unsupported("min_tokens", "is not supported by llama.cpp: leave it out")
+        return _unsupported("min_tokens", "llama.cpp knows no least number of tokens: leave it out")
     if isinstance(asked, FimForm):
         return None
     if asked.prompt_logprobs:
-        return _unsupported("prompt_logprobs", "are not supported by llama.cpp: leave them out")
+        return _unsupported(
+            "prompt_logprobs", "llama.cpp tells log-probabilities of its answer only"
+        )
     if asked.best_of is not None and asked.best_of > (asked.n or 1):
-        return _unsupported("best_of", "above n is not supported by llama.cpp: ask for n answers")
+        return _unsupported("best_of", "llama.cpp does not choose among answers: ask for n of them")
     return _refused_completion(asked) if isinstance(asked, CompletionForm) else None
 
 
 def _refused_completion(asked: CompletionForm) -> Refusal | None:
     if asked.max_tokens == 0:
-        return _unsupported("max_tokens", "of 0 is not supported by llama.cpp: ask for 1 or more")
+        return _unsupported("max_tokens", "llama.cpp makes at least one token: ask for 1 or more")
     if not asked.echo:
         return None
     if asked.logprobs is not None and asked.logprobs is not False:
         return _unsupported(
             "logprobs",
-            "of an echoed prompt are not supported by llama.cpp: it tells those of its answer only",
+            "with echo it means the prompt's too, and llama.cpp tells those of its answer only",
         )
     if asked.suffix:
-        return _unsupported("echo", "together with a suffix is not supported by llama.cpp")
+        return _unsupported("echo", "llama.cpp fills in the middle without its ends: leave one out")
     if not is_text(asked.prompt):
         return _unsupported(
-            "echo", "of a prompt of token ids is not supported by llama.cpp: send it as text"
+            "echo", "llama.cpp does not tell the text of token ids: send the prompt as text"
         )
     return None
 
@@ -207,6 +214,7 @@ def _change_messages(engine: str, asked: ChatForm, value: dict[str, Any]) -> Non
         if engine == VLLM:
             value["continue_final_message"] = True
             value["add_generation_prompt"] = False
+            value["echo"] = True  # the answer begins with the prefix
     if value.pop("safe_prompt", None):
         first = messages[0]
         if first["role"] == "system" and isinstance(first.get("content"), str):
@@ -229,7 +237,7 @@ def _name_of(tool: dict[str, Any]) -> object:
 
 
 def _unsupported(name: str, why: str) -> Refusal:
-    return Refusal(Code.UNSUPPORTED_BY_ENGINE, f"the field {name!r} {why}", name)
+    return Refusal(Code.UNSUPPORTED_BY_ENGINE, f"the field {name!r} cannot be served: {why}", name)
 
 
 def _invalid(name: str, why: str) -> Refusal:

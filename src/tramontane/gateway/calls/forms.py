@@ -175,7 +175,7 @@ class Endpoint:
     """One inference path.
 
     ``strict`` takes the fields of ``form`` and no others; ``decoder`` reads it. ``lead`` is how
-    many chunks of its streams come before any token.
+    many chunks of its streams come before any token; ``prompt`` is the field of what is read.
     """
 
     name: str
@@ -184,17 +184,18 @@ class Endpoint:
     strict: type[msgspec.Struct] | None = None
     decoder: msgspec.json.Decoder[Any] | None = None
     lead: int = 0
+    prompt: str = "messages"
 
 
 def _endpoint(
-    name: str, form: type[msgspec.Struct], strict: type[msgspec.Struct], *, lead: int = 0
+    name: str, form: type[msgspec.Struct], strict: type[msgspec.Struct], prompt: str, lead: int = 0
 ) -> Endpoint:
     path = "/v1/" + name.replace(".", "/")
-    return Endpoint(name, path, form, strict, msgspec.json.Decoder(strict), lead)
+    return Endpoint(name, path, form, strict, msgspec.json.Decoder(strict), lead, prompt)
 
 
-CHAT: Final = _endpoint("chat.completions", ChatForm, _StrictChat, lead=1)
-COMPLETIONS: Final = _endpoint("completions", CompletionForm, _StrictCompletion)
-FIM: Final = _endpoint("fim.completions", FimForm, _StrictFim)
-EMBEDDINGS: Final = _endpoint("embeddings", EmbeddingForm, _StrictEmbedding)
+CHAT: Final = _endpoint("chat.completions", ChatForm, _StrictChat, "messages", lead=1)
+COMPLETIONS: Final = _endpoint("completions", CompletionForm, _StrictCompletion, "prompt")
+FIM: Final = _endpoint("fim.completions", FimForm, _StrictFim, "prompt", lead=1)
+EMBEDDINGS: Final = _endpoint("embeddings", EmbeddingForm, _StrictEmbedding, "input")
 ENDPOINTS: Final = (CHAT, COMPLETIONS, FIM, EMBEDDINGS)

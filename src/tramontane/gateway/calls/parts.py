@@ -39,11 +39,11 @@ class JoinedReply:
                 out.append(_event_of(self._placed(number, chunk)))
         return b"".join(out)
 
-    def note_prompt(self, number: int, prompt: tuple[int, int]) -> bytes:
-        """Note what a part's prompt takes; return the event that says so of all together."""
+    def note_prompt(self, number: int, prompt: tuple[int, int]) -> tuple[int, int]:
+        """Note the tokens of a part's prompt, and those cached; return the sums of all prompts."""
         self._prompts.setdefault(number // self._each, prompt)
-        total, cached = (sum(column) for column in zip(*self._prompts.values(), strict=True))
-        return _event_of({"prompt_progress": {"total": total, "cache": cached}})
+        known = self._prompts.values()
+        return sum(item[0] for item in known), sum(item[1] for item in known)
 
     def note_tokens(self, number: int, tokens: Tokens | None) -> None:
         """Note what a part took, once it has ended."""
