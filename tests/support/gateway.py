@@ -59,6 +59,7 @@ QUICK = Limits(
     retry_s_max=0.2,
     ship_pause_s=0.01,
     drain_s=5.0,
+    drain_idle_s=0.05,
 )
 
 

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import ssl
 import threading
 import time
 from dataclasses import dataclass, field
@@ -61,7 +62,10 @@ class Seen:
 class StubEngine:
     """The engine, in a thread with a loop of its own. Use it as a context manager."""
 
-    def __init__(self, port: int = 0, log: Path | None = None) -> None:
+    def __init__(
+        self, port: int = 0, log: Path | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._tls = tls
         self.requests: list[Seen] = []
         self.connections = 0
         self.healthy = True
@@ -118,7 +122,9 @@ class StubEngine:
         self._loop.close()
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+        self._server = await asyncio.start_server(
+            self._serve, "127.0.0.1", self._port, ssl=self._tls
+        )
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def _close(self) -> None:

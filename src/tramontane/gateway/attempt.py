@@ -286,7 +286,9 @@ class Attempt:
     async def _dial(self, replica: Replica) -> None:
         connect_s = self._gateway.limits.connect_s
         try:
-            connection = await dial(replica.host, replica.port, connect_s, replica)
+            connection = await dial(
+                replica.host, replica.port, connect_s, replica, self._gateway.replica_context
+            )
         except DialError as error:
             self._series.upstream_failed("connect")
             self._try_another(replica, str(error))

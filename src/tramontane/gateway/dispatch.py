@@ -36,10 +36,13 @@ from tramontane.gateway.telemetry.registry import Telemetry
 from tramontane.gateway.telemetry.serving import PATH as METRICS_PATH
 from tramontane.gateway.telemetry.serving import MetricsPage
 from tramontane.gateway.telemetry.spans import Spans
+from tramontane.gateway.tls import ReplicaTls
 from tramontane.gateway.upstream.replica import Replica
 from tramontane.runtime.clock import Clock
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from tramontane.gateway.client.connection import ClientConnection
     from tramontane.gateway.client.request import Request
 
@@ -90,6 +93,7 @@ class Gateway:
         self.telemetry = Telemetry(meter.gateway, __version__, limits.metric_series_max)
         self.metrics = MetricsPage(self)
         self.spans: Spans | None = None  # set at the start when tracing is on
+        self.replica_tls: ReplicaTls | None = None  # set at the start when replicas speak TLS
         self.queue = WaitingQueue(limits, self._tell_first)
         self.demand = DemandMeter()
         self._is_flush_due = False
@@ -134,9 +138,11 @@ class Gateway:
             self.demand.wake(self.index.traffic.values(), self.loop.time())
 
     def add_client(self, client: "ClientConnection") -> bool:
-        """Take a connection in; False when there are too many or we are leaving."""
-        is_full = client.is_public and len(self._clients) >= self.limits.connections_max
-        if self.is_draining or is_full:
+        """Take a connection in; False when there are too many.
+
+        One that was accepted just before we began to leave gets its reply too.
+        """
+        if client.is_public and len(self._clients) >= self.limits.connections_max:
             return False
         self._clients.add(client)
         return True
@@ -160,6 +166,11 @@ class Gateway:
     def client_count(self) -> int:
         """Return how many connections clients have open."""
         return len(self._clients)
+
+    @property
+    def replica_context(self) -> "SSLContext | None":
+        """Return what connections to replicas begin TLS with, or None for plain ones."""
+        return self.replica_tls.context if self.replica_tls is not None else None
 
     def remove_client(self, client: "ClientConnection") -> None:
         """Forget a connection that has ended."""
@@ -191,7 +202,9 @@ class Gateway:
         self.is_draining = True
         self.queue.close()
         deadline = self.loop.time() + self.limits.drain_s
-        while self._clients and self.loop.time() < deadline:
+        # A connection may be between its acceptance and its first request, in a TLS handshake.
+        soonest = self.loop.time() + self.limits.drain_idle_s
+        while (self._clients or self.loop.time() < soonest) and self.loop.time() < deadline:
             for client in list(self._clients):
                 client.check(self.loop.time())
             await asyncio.sleep(0.02)

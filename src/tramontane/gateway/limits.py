@@ -85,3 +85,4 @@ class Limits:
 
     sweep_s: float = 1.0  # how often deadlines are looked at
     drain_s: float = 30.0  # streams may take this long after SIGTERM
+    drain_idle_s: float = 0.5  # an idle connection stays so long: a request may be on its way

@@ -55,7 +55,9 @@ class Probe:
     async def _ask_replica(self, replica: Replica) -> str | None:
         limits = self._gateway.limits
         try:
-            connection = await dial(replica.host, replica.port, limits.probe_s)
+            connection = await dial(
+                replica.host, replica.port, limits.probe_s, tls=self._gateway.replica_context
+            )
         except DialError as error:
             return f"replica {replica.id} does not answer: {error}"
         question = _Question(self._gateway)

@@ -252,7 +252,8 @@ class _ControlPlane:
             return None
 
     def _credentials(self, made: Bootstrapped, api_key: str, admin_key: str) -> Credentials:
-        url = origin(self._settings.host, self._settings.port)
+        settings = self._settings
+        url = origin(settings.host, settings.port, is_tls=settings.tls_certificate is not None)
         return Credentials(
             base_url=f"{url}/v1",
             api_key=api_key,

@@ -22,7 +22,6 @@ from tramontane.gateway import routes
 from tramontane.gateway.admission.local import LocalAuthority
 from tramontane.gateway.alone.books import PassingBooks
 from tramontane.gateway.alone.route_file import Apply, RouteFile, RouteFileWatch
-from tramontane.gateway.client.connection import ClientConnection
 from tramontane.gateway.control_plane.demand import DemandReporter
 from tramontane.gateway.control_plane.link import ControlLink
 from tramontane.gateway.control_plane.poller import RoutePoller
@@ -132,12 +131,19 @@ async def _run(  # noqa: PLR0917 - wiring
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    if isinstance(links, Alone):
-        loop.add_signal_handler(signal.SIGHUP, links.file.look_again)
+    if isinstance(links, Alone) or doors.has_files:
+        loop.add_signal_handler(signal.SIGHUP, _look_again, links, doors)
     gc.set_threshold(_GC_YOUNG)
     gc.collect()
     gc.freeze()
     await serve(listener, folder, name, links, limits, stop, doors)
+
+
+def _look_again(links: Links | Alone, doors: Doors) -> None:
+    """Take every file up again that has changed."""
+    doors.look()
+    if isinstance(links, Alone):
+        links.file.look_again()
 
 
 async def serve(  # noqa: PLR0917 - wiring
@@ -189,7 +195,7 @@ async def serve(  # noqa: PLR0917 - wiring
     gateway.sweep()
     gateway.admission.start()
     scraping = await doors.attend(gateway)
-    server = await loop.create_server(lambda: ClientConnection(gateway), sock=listener)
+    server = await doors.serve(gateway, listener)
     await stop.wait()
     server.close()
     if scraping is not None:

@@ -1,4 +1,4 @@
-"""What a gateway opens by its settings beside its public port: a metrics port, a way for spans."""
+"""What a gateway opens by its settings: TLS on its port, a metrics port, a way for spans."""
 
 import asyncio
 import importlib
@@ -9,18 +9,51 @@ from typing import Final
 from tramontane.gateway.client.connection import ClientConnection
 from tramontane.gateway.dispatch import Gateway
 from tramontane.gateway.telemetry.spans import Spans
+from tramontane.gateway.tls import ReplicaTls, ServerTls, TlsError
 from tramontane.processes.startup import listen
 from tramontane.runtime.settings import Settings, SettingsError
 
+_LOOK_S: Final = 1.0  # between two looks at the certificate files
 _OTEL: Final = "tramontane.gateway.telemetry.otel"  # imports what only the extra has
 
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """What is open. ``metrics`` listens for scrapers."""
+    """What is open. ``metrics`` listens for scrapers, ``tls`` is the public port's."""
 
     metrics: socket.socket | None = None
     spans: Spans | None = None
+    tls: ServerTls | None = None
+    replica_tls: ReplicaTls | None = None
+
+    async def serve(self, gateway: Gateway, listener: socket.socket) -> asyncio.Server:
+        """Take clients in on the public port, with TLS where a certificate is set."""
+        context = self.tls.context if self.tls is not None else None
+        handshake_s = gateway.limits.head_s if context is not None else None
+        return await gateway.loop.create_server(
+            lambda: ClientConnection(gateway),
+            sock=listener,
+            ssl=context,
+            ssl_handshake_timeout=handshake_s,
+        )
+
+    @property
+    def has_files(self) -> bool:
+        """Tell whether there are certificate files to look at."""
+        return self.tls is not None or self.replica_tls is not None
+
+    def look(self) -> None:
+        """Take certificates up again whose files have changed."""
+        if self.tls is not None:
+            self.tls.look()
+        if self.replica_tls is not None:
+            self.replica_tls.look()
+
+    async def keep_looking(self) -> None:
+        """Look at the files every second, until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            self.look()
 
     async def attend(self, gateway: Gateway) -> asyncio.Server | None:
         """Serve them with ``gateway``; the server returned is closed with the public one."""
@@ -28,6 +61,9 @@ class Doors:
             self.spans.telemetry = gateway.telemetry
             gateway.spans = self.spans
             self.spans.start()
+        gateway.replica_tls = self.replica_tls
+        if self.has_files:
+            gateway.spawn(self.keep_looking())
         if self.metrics is None:
             return None
         begin = gateway.metrics.begin
@@ -58,7 +94,22 @@ def open_doors(settings: Settings, name: str, *, shares_port: bool = False) -> D
             msg = f"cannot listen on {address} for metrics: {error.strerror}; set metrics_port"
             raise SettingsError(msg) from error
         metrics.setblocking(False)  # noqa: FBT003 - the library's signature
-    return Doors(metrics, _open_spans(settings, name))
+    try:
+        tls, replica_tls = _open_tls(settings)
+    except TlsError as error:
+        raise SettingsError(str(error)) from error
+    return Doors(metrics, _open_spans(settings, name), tls, replica_tls)
+
+
+def _open_tls(settings: Settings) -> tuple[ServerTls | None, ReplicaTls | None]:
+    tls, replica_tls = None, None
+    if settings.tls_certificate is not None and settings.tls_key is not None:
+        tls = ServerTls(settings.tls_certificate, settings.tls_key)
+    if settings.replica_tls_ca is not None:
+        replica_tls = ReplicaTls(
+            settings.replica_tls_ca, settings.replica_tls_certificate, settings.replica_tls_key
+        )
+    return tls, replica_tls
 
 
 def _open_spans(settings: Settings, name: str) -> Spans | None:

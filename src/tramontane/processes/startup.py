@@ -38,10 +38,10 @@ def reachable(host: str) -> str:
     return _ANY.get(host, host)
 
 
-def origin(host: str, port: int) -> str:
+def origin(host: str, port: int, *, is_tls: bool = False) -> str:
     """Return the URL, without a path, at which this machine reaches what listens there."""
-    name = reachable(host)
-    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+    name, scheme = reachable(host), "https" if is_tls else "http"
+    return f"{scheme}://[{name}]:{port}" if ":" in name else f"{scheme}://{name}:{port}"
 
 
 def say(text: str) -> None:

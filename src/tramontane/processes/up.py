@@ -12,6 +12,7 @@ import os
 import shlex
 import signal
 import socket
+import ssl
 import sys
 import time
 from dataclasses import fields
@@ -103,7 +104,7 @@ class _Up:
     def _ask_ready(self) -> str | None:
         """Return None once the demo deployment answers, else what is being waited for."""
         host = reachable(self._settings.host)
-        connection = http.client.HTTPConnection(host, self._port, timeout=2)
+        connection = self._connection(host)
         try:
             connection.request("GET", "/ready")
             reply = connection.getresponse()
@@ -115,6 +116,15 @@ class _Up:
             return "the gateway starts"
         finally:
             connection.close()
+
+    def _connection(self, host: str) -> http.client.HTTPConnection:
+        if self._settings.tls_certificate is None:
+            return http.client.HTTPConnection(host, self._port, timeout=2)
+        # The port is our own and no secret goes there; the certificate names another host.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return http.client.HTTPSConnection(host, self._port, timeout=2, context=context)
 
     def _announce(self) -> None:
         seconds = time.monotonic() - self._began_s

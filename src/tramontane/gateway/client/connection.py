@@ -54,6 +54,7 @@ class ClientConnection(asyncio.Protocol):
         "_write_paused_since",
         "current",
         "is_public",
+        "is_tls",
         "since",
     )
 
@@ -64,6 +65,7 @@ class ClientConnection(asyncio.Protocol):
         self._gateway = gateway
         self._begin = begin or gateway.begin
         self.is_public = begin is None
+        self.is_tls = False
         self._limits = gateway.limits
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
@@ -100,7 +102,7 @@ class ClientConnection(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        if transport.get_write_buffer_size() == 0:
+        if self._fd >= 0 and transport.get_write_buffer_size() == 0:
             try:
                 taken = os.write(self._fd, data)
             except BlockingIOError:
@@ -182,7 +184,9 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport; uvloop has set TCP_NODELAY."""
         self._transport = transport = cast("asyncio.Transport", transport)
-        self._fd = transport.get_extra_info("socket").fileno()
+        self.is_tls = transport.get_extra_info("ssl_object") is not None
+        if not self.is_tls:  # what goes around TLS would go out in the clear
+            self._fd = transport.get_extra_info("socket").fileno()
         transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
         if not self._gateway.add_client(self):
             transport.abort()
@@ -443,7 +447,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _idle_s(self) -> float:
         if self._gateway.is_draining:
-            return 0.0
+            return self._limits.drain_idle_s
         return self._limits.head_s if self._head_bytes else self._limits.keep_alive_s
 
     def _leave(self) -> None:
@@ -458,4 +462,5 @@ class ClientConnection(asyncio.Protocol):
         self._linger_until = self._gateway.loop.time() + self._limits.linger_s
         if self._transport is not None and not self._transport.is_closing():
             self.set_reading(on=True)
-            self._transport.write_eof()
+            if not self.is_tls:  # which has no half-closed state
+                self._transport.write_eof()

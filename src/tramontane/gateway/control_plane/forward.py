@@ -203,7 +203,8 @@ class Forward:
         lines = [b"%b: %b\r\n" % pair for pair in kept]
         lines.append(b"x-request-id: %b\r\n" % request.id.encode())
         lines.append(b"x-forwarded-for: %b\r\n" % self._client.peer.encode())
-        lines.append(b"x-forwarded-proto: http\r\nconnection: close\r\n")
+        scheme = b"https" if self._client.is_tls else b"http"
+        lines.append(b"x-forwarded-proto: %b\r\nconnection: close\r\n" % scheme)
         if self._is_chunked_up:
             lines.append(replies.CHUNKED)
         target = self._target.encode("latin-1")

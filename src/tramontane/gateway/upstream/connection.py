@@ -6,6 +6,7 @@ how back-pressure reaches the engine.
 
 import asyncio
 import os
+import ssl
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, cast
 
@@ -27,17 +28,24 @@ class DialError(Exception):
 
 
 async def dial(
-    host: str, port: int, connect_s: float, replica: Replica | None = None
+    host: str,
+    port: int,
+    connect_s: float,
+    replica: Replica | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> "UpstreamConnection":
-    """Open a connection within ``connect_s`` seconds. Raises `DialError`."""
+    """Open a connection within ``connect_s`` seconds, TLS included. Raises `DialError`."""
     loop = asyncio.get_running_loop()
     connection = UpstreamConnection(loop.time, replica)
     try:
         async with asyncio.timeout(connect_s):
-            await loop.create_connection(lambda: connection, host, port)
+            await loop.create_connection(lambda: connection, host, port, ssl=tls)
     except TimeoutError as error:
         msg = f"no connection within {connect_s:g} s"
         raise DialError(msg) from error
+    except ssl.SSLError as error:
+        why = getattr(error, "verify_message", "") or error.reason or "it failed"
+        raise DialError(f"no TLS: {why.lower().replace('_', ' ')}") from error
     except OSError as error:
         raise DialError(os.strerror(error.errno).lower() if error.errno else str(error)) from error
     return connection
@@ -146,6 +154,9 @@ class UpstreamConnection(asyncio.Protocol):
         self.since = self._loop_time()
         if just_before is not None:
             just_before()
+        if self._fd < 0:  # TLS: nothing goes around it
+            transport.writelines(pieces)
+            return True
         try:
             taken = os.writev(self._fd, pieces)
         except BlockingIOError:
@@ -224,7 +235,8 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport; uvloop has set TCP_NODELAY."""
         self._transport = transport = cast("asyncio.Transport", transport)
-        self._fd = transport.get_extra_info("socket").fileno()
+        if transport.get_extra_info("ssl_object") is None:
+            self._fd = transport.get_extra_info("socket").fileno()
 
     def data_received(self, data: bytes) -> None:
         """Parse, then hand over what was parsed in one piece."""
