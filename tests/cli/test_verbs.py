@@ -91,6 +91,23 @@ SENT: list[Sent] = [
         },
     ),
     (
+        "deployments autoscale chat --max 3 --requests 4 --idle 2",
+        "PUT",
+        "/deployments/chat/autoscale",
+        {},
+        {"replicas_min": 0, "replicas_max": 3, "requests_in_flight": 4, "idle_ms": 2_000},
+    ),
+    ("deployments autoscale chat --off", "DELETE", "/deployments/chat/autoscale", {}, None),
+    (
+        "deployments canary chat --model m:2 --percent 10 --engine-option threads=2",
+        "PUT",
+        "/deployments/chat/canary",
+        {},
+        {"percent": 10, "model": "m:2", "engine_options": {"threads": "2"}},
+    ),
+    ("deployments promote chat", "POST", "/deployments/chat/canary/promote", {}, {}),
+    ("deployments abort chat", "DELETE", "/deployments/chat/canary", {}, None),
+    (
         "deployments update chat --model m2 --parallel 2 --project web",
         "PATCH",
         "/deployments/chat",
@@ -175,9 +192,15 @@ def lines_of(run: Run) -> list[str]:
 
 
 def test_a_list_is_a_table(serve: Serve, against: Against) -> None:
-    one = {"id": "dep_1", "name": "chat", "model": "m", "status": "ready", "replicas": 3}
+    one = {"id": "dep_1", "name": "chat", "model": "m", "status": "ready", "wanted_replicas": 3}
     one |= {"ready_replicas": 2, "engine": "vllm", "created_at_ms": 1_700_000_000_000}
-    two = {"id": "dep_2", "name": "long-name", "model": None, "status": "pending", "replicas": 1}
+    two = {
+        "id": "dep_2",
+        "name": "long-name",
+        "model": None,
+        "status": "pending",
+        "wanted_replicas": 1,
+    }
     two |= {"ready_replicas": 0, "engine": "llamacpp", "reason": "no\nroom"}
     run = against(serve(listing(one, two)))("deployments", "list")
     assert lines_of(run) == [

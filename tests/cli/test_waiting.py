@@ -55,6 +55,20 @@ def test_it_waits_until_all_replicas_serve_the_wanted_generation(
     assert set(asked) == {("GET", "/cloud/v1/deployments/dep_1")}
 
 
+def test_what_scales_by_itself_is_waited_for_as_the_demand_says(
+    serve: Serve, against: Against
+) -> None:
+    stub = serve(
+        in_turn(
+            deployment("degraded", 1, 1, wanted_replicas=2),
+            deployment("ready", 2, 1, wanted_replicas=2),
+        )
+    )
+    run = against(stub)("deployments", "update", "chat", "--parallel", "2", "--wait")
+    assert run.code == 0
+    assert run.err.splitlines() == ["chat: degraded; 1 of 2 replicas ready"]
+
+
 @pytest.mark.parametrize(
     "line", ["create chat --model m", "update chat --parallel 2", "scale chat 1"]
 )

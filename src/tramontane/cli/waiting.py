@@ -88,9 +88,15 @@ def _look(client: CloudClient, deployment_id: str, before: dict[str, Any]) -> di
 def _is_served(seen: dict[str, Any]) -> bool:
     if seen.get("deleted_at_ms") is not None:
         return True  # it never will be: the caller says so
-    settled = seen.get("status") == ("ready" if seen.get("replicas") else "stopped")
+    wanted = _wanted(seen)
+    settled = seen.get("status") == ("ready" if wanted else "stopped")
     reached = seen.get("observed_generation") == seen.get("generation")
-    return settled and reached and seen.get("ready_replicas") == seen.get("replicas")
+    return settled and reached and seen.get("ready_replicas") == wanted
+
+
+def _wanted(seen: dict[str, Any]) -> object:
+    """Return how many replicas are wanted now; an older server knows only what was asked for."""
+    return seen.get("wanted_replicas", seen.get("replicas"))
 
 
 def _is_gone(seen: dict[str, Any]) -> bool:
@@ -99,5 +105,5 @@ def _is_gone(seen: dict[str, Any]) -> bool:
 
 def _state(seen: dict[str, Any]) -> str:
     told = f"{seen.get('name')}: {seen.get('status')}"
-    counts = f"{seen.get('ready_replicas')} of {seen.get('replicas')} replicas ready"
+    counts = f"{seen.get('ready_replicas')} of {_wanted(seen)} replicas ready"
     return f"{told}; {seen.get('reason') or counts}"

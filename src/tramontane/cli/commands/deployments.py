@@ -17,7 +17,7 @@ COLUMNS: Final = (
     Column("MODEL", "model"),
     Column("STATUS", "status"),
     Column("READY", "ready_replicas"),
-    Column("WANTED", "replicas"),
+    Column("WANTED", "wanted_replicas"),
     Column("ENGINE", "engine"),
     Column("CREATED", "created_at_ms", moment),
     Column("ID", "id"),
@@ -166,6 +166,128 @@ def scale(
     _finish(session, changed, wait, timeout)
 
 
+@verb(app, "autoscale")
+def autoscale(
+    session: Session,
+    deployment: Reference,
+    *,
+    max_: Annotated[
+        int | None, typer.Option("--max", metavar="N", min=1, help="Most replicas.")
+    ] = None,
+    min_: Annotated[
+        int,
+        typer.Option("--min", metavar="N", min=0, help="Fewest; 0: a request starts the first."),
+    ] = 0,
+    requests: Annotated[
+        int | None,
+        typer.Option("--requests", metavar="N", min=1, help="In flight, one replica is for."),
+    ] = None,
+    tokens_per_s: Annotated[
+        int | None,
+        typer.Option("--tokens-per-s", metavar="N", min=1, help="Generated, one replica is for."),
+    ] = None,
+    idle_s: Annotated[
+        int | None,
+        typer.Option("--idle", metavar="S", min=1, help="No request for so long: none is kept."),
+    ] = None,
+    up_s: Annotated[
+        int | None,
+        typer.Option("--up-cooldown", metavar="S", min=0, help="From a change to the next rise."),
+    ] = None,
+    down_s: Annotated[
+        int | None,
+        typer.Option("--down-cooldown", metavar="S", min=0, help="Fewer are enough so long."),
+    ] = None,
+    off: Annotated[
+        bool, typer.Option("--off", help="Scale by itself no more; replicas stay as they are.")
+    ] = False,
+    project: InProject = None,
+) -> None:
+    """Let the number of replicas follow the demand, or (--off) no more."""
+    path = f"{_path(deployment)}/autoscale"
+    if off:
+        print_item(session.client.delete(path, {"project": project}), as_json=session.as_json)
+        return
+    if max_ is None or requests is None:
+        msg = "--max and --requests are needed (or --off): see "
+        msg += "`tramontane deployments autoscale --help`"
+        raise CommandError(msg, ExitCode.USAGE)
+    body = _given(
+        replicas_min=min_,
+        replicas_max=max_,
+        requests_in_flight=requests,
+        tokens_per_s=tokens_per_s,
+        idle_ms=_ms(idle_s),
+        up_cooldown_ms=_ms(up_s),
+        down_cooldown_ms=_ms(down_s),
+    )
+    changed = session.client.put(path, body, {"project": project})
+    print_item(changed, as_json=session.as_json)
+
+
+@verb(app, "canary")
+def canary(
+    session: Session,
+    deployment: Reference,
+    *,
+    percent: Annotated[
+        int | None,
+        typer.Option("--percent", metavar="P", min=0, max=100, help="Requests that go to it."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="MODEL", help="It serves: name, id or NAME:VERSION."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Its own [DEPLOYMENT-canary].")
+    ] = None,
+    replicas: Annotated[
+        int | None, typer.Option("--replicas", metavar="N", help="Its engines [1].")
+    ] = None,
+    context_length: ContextLength = None,
+    parallel: Parallel = None,
+    engine_option: EngineOptions = None,
+    project: InProject = None,
+) -> None:
+    """Serve a second version to a part of the requests, or change which and to how many."""
+    body = _given(
+        percent=percent,
+        name=name,
+        model=model,
+        replicas=replicas,
+        context_length=context_length,
+        parallel=parallel,
+        engine_options=_pairs(engine_option),
+    )
+    if not body:
+        msg = "nothing to change: give --percent, --model or another option of "
+        msg += "`tramontane deployments canary --help`"
+        raise CommandError(msg, ExitCode.USAGE)
+    changed = session.client.put(f"{_path(deployment)}/canary", body, {"project": project})
+    print_item(changed, as_json=session.as_json)
+
+
+@verb(app, "promote")
+def promote(
+    session: Session,
+    deployment: Reference,
+    *,
+    project: InProject = None,
+    wait: Wait = False,
+    timeout: Timeout = TIMEOUT_S,
+) -> None:
+    """Make the deployment what its canary is, replica by replica, and end the canary."""
+    path = f"{_path(deployment)}/canary/promote"
+    _finish(session, session.client.post(path, {}, {"project": project}), wait, timeout)
+
+
+@verb(app, "abort")
+def abort(session: Session, deployment: Reference, *, project: InProject = None) -> None:
+    """End the canary of a deployment; all requests go as before it."""
+    changed = session.client.delete(f"{_path(deployment)}/canary", {"project": project})
+    print_item(changed, as_json=session.as_json)
+
+
 @verb(app, "delete")
 def delete(
     session: Session,
@@ -235,6 +357,10 @@ def _pairs(options: list[str] | None) -> dict[str, str] | None:
             raise CommandError(msg, ExitCode.USAGE)
         pairs[name] = value
     return pairs
+
+
+def _ms(seconds: int | None) -> int | None:
+    return None if seconds is None else seconds * 1_000
 
 
 def _finish(session: Session, changed: dict[str, Any], wait: bool, timeout_s: int) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from tramontane.domain.deployment import Deployment
+from tramontane.domain.deployment import Deployment, DeploymentStatus
 from tramontane.domain.limits import Limit
 from tramontane.domain.planning.rollout import wanted_replicas
 from tramontane.domain.pricing import FREE, Prices
@@ -81,7 +81,8 @@ def retry_after_s(deployment: Deployment, replicas: Iterable[Replica], now_ms: i
         passed_ms = max(0, now_ms - min(starting))
         left_ms = deployment.start_ms - passed_ms
         return _step(left_ms if left_ms > 0 else passed_ms // 2)
-    if deployment.observed_generation < deployment.generation:
+    is_new = deployment.observed_generation < deployment.generation
+    if is_new or deployment.status is DeploymentStatus.STOPPED:  # nobody has looked at it yet
         return _step(deployment.start_ms)
     if deployment.retry_at_ms > now_ms:
         return _step(deployment.retry_at_ms - now_ms + deployment.start_ms)
