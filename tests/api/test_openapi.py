@@ -71,7 +71,7 @@ def test_every_field_of_a_request_is_described_and_bounded(document: dict[str, A
                 if "$ref" in form:
                     assert form["$ref"].rpartition("/")[2] in bodies
                     continue
-                bounded = {"enum", "maximum", "maxLength", "maxProperties"} & set(form)
+                bounded = {"enum", "maximum", "maxLength", "maxProperties", "maxItems"} & set(form)
                 assert bounded or form["type"] == "null", f"{name}.{field}"
 
 
