@@ -133,7 +133,7 @@ class CloudClient:
         return self._call("PATCH", self._url(_MANAGEMENT + path, query), body)
 
     def put(self, path: str, body: Mapping[str, object], query: Query | None = None) -> Json:
-        """Replace what is at ``path`` and return the reply; never repeated."""
+        """Set what is at ``path`` and return the reply; never repeated."""
         return self._call("PUT", self._url(_MANAGEMENT + path, query), body)
 
     def delete(self, path: str, query: Query | None = None) -> Json:
