@@ -142,6 +142,72 @@ SENT: list[Sent] = [
         {"after": "evt_1", "limit": "100"},
         None,
     ),
+    ("limits list --key key_1", "GET", "/limits", {"api_key": "key_1", "limit": "100"}, None),
+    ("limits get lim_1", "GET", "/limits/lim_1", {}, None),
+    (
+        (
+            "limits set --project demo --model chat --requests-per-minute 100 "
+            "--tokens-per-minute 9 --requests-in-flight 4 --budget 10.00"
+        ),
+        "PUT",
+        "/limits",
+        {},
+        {
+            "project": "demo",
+            "model": "chat",
+            "requests_per_minute_max": 100,
+            "tokens_per_minute_max": 9,
+            "requests_in_flight_max": 4,
+            "budget_micro": 10_000_000,
+        },
+    ),
+    ("limits set --key key_1", "PUT", "/limits", {}, {"api_key": "key_1"}),
+    ("limits remove lim_1 -y", "DELETE", "/limits/lim_1", {}, None),
+    (
+        "budgets list --organization acme",
+        "GET",
+        "/budgets",
+        {"organization": "acme", "limit": "100"},
+        None,
+    ),
+    ("prices list", "GET", "/prices", {"limit": "100"}, None),
+    ("prices get m", "GET", "/prices/m", {}, None),
+    (
+        "prices set m --prompt 0.15 --completion .000001",
+        "PUT",
+        "/prices/m",
+        {},
+        {"prompt_micro": 150_000, "completion_micro": 1},
+    ),
+    (
+        "prices set m --cached 0 --request 12",
+        "PUT",
+        "/prices/m",
+        {},
+        {"cached_micro": 0, "request_micro": 12_000_000},
+    ),
+    ("prices remove m -y", "DELETE", "/prices/m", {}, None),
+    ("organizations block acme", "PATCH", "/organizations/acme", {}, {"is_blocked": True}),
+    ("organizations unblock acme", "PATCH", "/organizations/acme", {}, {"is_blocked": False}),
+    (
+        "organizations update acme --store-responses",
+        "PATCH",
+        "/organizations/acme",
+        {},
+        {"may_store_responses": True},
+    ),
+    ("projects block web", "PATCH", "/projects/web", {}, {"is_blocked": True}),
+    ("projects unblock web", "PATCH", "/projects/web", {}, {"is_blocked": False}),
+    (
+        "projects update web --no-strict --models a,b",
+        "PATCH",
+        "/projects/web",
+        {},
+        {"is_strict": False, "allowed_models": ["a", "b"]},
+    ),
+    ("api-keys block key_1", "PATCH", "/api-keys/key_1", {}, {"is_blocked": True}),
+    ("api-keys unblock key_1", "PATCH", "/api-keys/key_1", {}, {"is_blocked": False}),
+    ("api-keys update key_1 --models *", "PATCH", "/api-keys/key_1", {}, {"allowed_models": ["*"]}),
     ("story dep_1", "GET", "/events", {"subject": "dep_1", "limit": "100"}, None),
     ("whoami", "GET", "/whoami", {}, None),
 ]
@@ -269,9 +335,11 @@ def test_nodes_show_what_replicas_may_use(serve: Serve, against: Against) -> Non
 def test_usage_shows_only_the_key_it_was_grouped_by(serve: Serve, against: Against) -> None:
     line = {"hour_ms": None, "project_id": None, "api_key_id": None, "model": "m"}
     line |= {"requests": 3, "prompt_tokens": 20, "completion_tokens": 5, "cached_tokens": 1}
+    line["cost_nano"] = 1_500_000_001
     run = against(serve(listing(line)))("usage", "totals")
-    assert lines_of(run)[0].split() == ["MODEL", "REQUESTS", "PROMPT", "COMPLETION", "CACHED"]
-    assert lines_of(run)[1].split() == ["m", "3", "20", "5", "1"]
+    titles = ["MODEL", "REQUESTS", "PROMPT", "COMPLETION", "CACHED", "EUROS"]
+    assert lines_of(run)[0].split() == titles
+    assert lines_of(run)[1].split() == ["m", "3", "20", "5", "1", "1.500000001"]
 
 
 def test_logs_name_the_replica_and_cannot_play_with_the_terminal(

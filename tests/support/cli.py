@@ -98,7 +98,8 @@ class Stub:
                 stub.requests.append(request)
                 self.send(stub._answer(request))
 
-            do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = serve  # noqa: N815 - the library's names
+            do_GET = do_POST = do_PATCH = serve  # noqa: N815 - the library's names
+            do_PUT = do_DELETE = serve  # noqa: N815
 
             def send(self, reply: Reply) -> None:
                 raw = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body)

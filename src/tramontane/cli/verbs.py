@@ -54,6 +54,10 @@ InProject = Annotated[
     str | None,
     typer.Option("--project", metavar="PROJECT", help="Operators: a project other than your own."),
 ]
+Models = Annotated[
+    str | None,
+    typer.Option("--models", metavar="NAMES", help="What may be called: a,b,c or '*' for all."),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; go on.")]
 
 LIMIT: Final = 100  # what a list prints unless told: more is rarely read, and --limit says so
@@ -149,6 +153,11 @@ def one_line_errors(key_source: str = "") -> Iterator[None]:
         return
     print(f"tramontane: error: {one_line(line)}", file=sys.stderr)
     raise typer.Exit(code)
+
+
+def names(given: str | None) -> list[str] | None:
+    """Return the names in a list with commas; an empty text is an empty list, None stays None."""
+    return None if given is None else [name.strip() for name in given.split(",") if name.strip()]
 
 
 def confirm(question: str, *, yes: bool) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from tramontane.cli.output import Column, moment, print_item, print_list
 from tramontane.cli.session import Session
-from tramontane.cli.verbs import LIMIT, InProject, Limit, Yes, confirm, noun, verb
+from tramontane.cli.verbs import LIMIT, InProject, Limit, Models, Yes, confirm, names, noun, verb
 from tramontane.runtime.clock import SystemClock
 from tramontane.wire.client import segment
 
@@ -21,9 +21,13 @@ COLUMNS: Final = (
     Column("CREATED", "created_at_ms", moment),
     Column("EXPIRES", "expires_at_ms", moment),
     Column("REVOKED", "revoked_at_ms", moment),
+    Column("BLOCKED", "blocked_at_ms", moment),
 )
 
 _DAY_MS: Final = 86_400_000
+
+
+KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="key_… from the list.")]
 
 
 class KeyRole(StrEnum):
@@ -45,10 +49,7 @@ def list_(session: Session, project: InProject = None, limit: Limit = LIMIT) -> 
 
 
 @verb(app, "get")
-def get(
-    session: Session,
-    api_key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="key_… from the list.")],
-) -> None:
+def get(session: Session, api_key_id: KeyId) -> None:
     """Show one key, without its text."""
     found = session.client.get(f"/api-keys/{segment(api_key_id)}")
     print_item(found, as_json=session.as_json)
@@ -74,6 +75,7 @@ def create(
             help="Calls to models that may be open at a time.",
         ),
     ] = None,
+    models: Models = None,
     project: InProject = None,
 ) -> None:
     """Create a key and print its text, which is shown this once only."""
@@ -82,6 +84,7 @@ def create(
         "role": str(role),
         "expires_at_ms": ends_at_ms,
         "requests_in_flight_max": requests_in_flight_max,
+        "allowed_models": names(models),
         "project": project,
     }
     body: dict[str, object] = {"name": name}
@@ -90,12 +93,31 @@ def create(
     print("keep the key now: it is not shown again", file=sys.stderr)
 
 
+@verb(app, "update")
+def update(session: Session, api_key_id: KeyId, models: Models = None) -> None:
+    """Change which models a key may call; gateways hear of it at once; for operators."""
+    _change(session, api_key_id, {} if models is None else {"allowed_models": names(models)})
+
+
+@verb(app, "block")
+def block(session: Session, api_key_id: KeyId) -> None:
+    """Keep a key from calling models until it is unblocked; for operators."""
+    _change(session, api_key_id, {"is_blocked": True})
+
+
+@verb(app, "unblock")
+def unblock(session: Session, api_key_id: KeyId) -> None:
+    """Let a blocked key call models again; for operators."""
+    _change(session, api_key_id, {"is_blocked": False})
+
+
 @verb(app, "revoke")
-def revoke(
-    session: Session,
-    api_key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="key_… from the list.")],
-    yes: Yes = False,
-) -> None:
+def revoke(session: Session, api_key_id: KeyId, yes: Yes = False) -> None:
     """Revoke a key for ever; gateways refuse it within 5 seconds."""
     confirm(f"Revoke {api_key_id}? Whatever uses it stops working.", yes=yes)
     print_item(session.client.delete(f"/api-keys/{segment(api_key_id)}"), as_json=session.as_json)
+
+
+def _change(session: Session, api_key_id: str, body: dict[str, object]) -> None:
+    changed = session.client.patch(f"/api-keys/{segment(api_key_id)}", body)
+    print_item(changed, as_json=session.as_json)

@@ -13,6 +13,7 @@ COLUMNS: Final = (
     Column("NAME", "name"),
     Column("ID", "id"),
     Column("CREATED", "created_at_ms", moment),
+    Column("BLOCKED", "blocked_at_ms", moment),
 )
 
 Reference = Annotated[str, typer.Argument(metavar="ORGANIZATION", help="Its name or id.")]
@@ -42,3 +43,38 @@ def create(
 ) -> None:
     """Create an organization; for operators."""
     print_item(session.client.post("/organizations", {"name": name}), as_json=session.as_json)
+
+
+@verb(app, "update")
+def update(
+    session: Session,
+    organization: Reference,
+    *,
+    store_responses: Annotated[
+        bool | None,
+        typer.Option(
+            "--store-responses/--no-store-responses",
+            help="Whether responses may be kept where a client asks for it.",
+        ),
+    ] = None,
+) -> None:
+    """Say whether responses of an organization may be kept; for operators."""
+    given = {"may_store_responses": store_responses}
+    _change(session, organization, {k: v for k, v in given.items() if v is not None})
+
+
+@verb(app, "block")
+def block(session: Session, organization: Reference) -> None:
+    """Keep the keys of its projects from calling models until it is unblocked; for operators."""
+    _change(session, organization, {"is_blocked": True})
+
+
+@verb(app, "unblock")
+def unblock(session: Session, organization: Reference) -> None:
+    """Let the keys of its projects call models again; for operators."""
+    _change(session, organization, {"is_blocked": False})
+
+
+def _change(session: Session, organization: str, body: dict[str, object]) -> None:
+    changed = session.client.patch(f"/organizations/{segment(organization)}", body)
+    print_item(changed, as_json=session.as_json)

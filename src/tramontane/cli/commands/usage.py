@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from tramontane.cli.exits import CommandError, ExitCode
+from tramontane.cli.money import from_nano
 from tramontane.cli.output import Column, listed, moment, print_json, print_list
 from tramontane.cli.session import Session
 from tramontane.cli.verbs import LIMIT, InProject, Limit, noun, verb
@@ -20,6 +21,7 @@ TOTALS: Final = (
     Column("PROMPT", "prompt_tokens"),
     Column("COMPLETION", "completion_tokens"),
     Column("CACHED", "cached_tokens"),
+    Column("EUROS", "cost_nano", from_nano),
 )
 EVENTS: Final = (
     Column("STARTED", "started_at_ms", moment),
@@ -31,6 +33,7 @@ EVENTS: Final = (
     Column("PROMPT", "prompt_tokens"),
     Column("COMPLETION", "completion_tokens"),
     Column("MS", "duration_ms"),
+    Column("EUROS", "cost_nano", from_nano),
 )
 
 

@@ -1,0 +1,82 @@
+"""``tramontane prices``: what models cost."""
+
+from typing import Annotated, Any, Final
+
+import typer
+
+from tramontane.cli.money import from_micro, micro_euros
+from tramontane.cli.output import Column, listed, moment, print_json, print_list
+from tramontane.cli.session import Session
+from tramontane.cli.verbs import LIMIT, Limit, Yes, confirm, noun, verb
+from tramontane.wire.client import segment
+
+COLUMNS: Final = (
+    Column("MODEL", "model"),
+    Column("PROMPT", "prompt_micro", from_micro),
+    Column("COMPLETION", "completion_micro", from_micro),
+    Column("CACHED", "cached_micro", from_micro),
+    Column("REQUEST", "request_micro", from_micro),
+    Column("SINCE", "changed_at_ms", moment),
+)
+
+Reference = Annotated[str, typer.Argument(metavar="MODEL", help="Its name or id.")]
+
+app = noun("Prices: what models cost, in euros per million tokens and per request.")
+
+
+@verb(app, "list")
+def list_(session: Session, limit: Limit = LIMIT) -> None:
+    """List what the models of the catalogue cost."""
+    listing = session.client.list_all("/prices", limit=limit)
+    empty = "no models yet; import one with `tramontane models import NAME PATH`"
+    print_list(listing, COLUMNS, empty=empty, as_json=session.as_json)
+
+
+@verb(app, "get")
+def get(session: Session, model: Reference) -> None:
+    """Show what one model costs."""
+    _print_prices(session.client.get(f"/prices/{segment(model)}"), session)
+
+
+@verb(app, "set")
+def set_(
+    session: Session,
+    model: Reference,
+    *,
+    prompt: Annotated[
+        str | None, typer.Option(metavar="EUROS", help="Per million tokens of prompts.")
+    ] = None,
+    completion: Annotated[
+        str | None, typer.Option(metavar="EUROS", help="Per million tokens of answers.")
+    ] = None,
+    cached: Annotated[
+        str | None,
+        typer.Option(
+            metavar="EUROS", help="Per million prompt tokens from the cache; else: as --prompt."
+        ),
+    ] = None,
+    request: Annotated[str | None, typer.Option(metavar="EUROS", help="Per request.")] = None,
+) -> None:
+    """Set what a model costs, in every deployment of it; what is left out is free; operators."""
+    given = {
+        "prompt_micro": micro_euros("--prompt", prompt),
+        "completion_micro": micro_euros("--completion", completion),
+        "cached_micro": micro_euros("--cached", cached),
+        "request_micro": micro_euros("--request", request),
+    }
+    body = {field: value for field, value in given.items() if value is not None}
+    _print_prices(session.client.put(f"/prices/{segment(model)}", body), session)
+
+
+@verb(app, "remove")
+def remove(session: Session, model: Reference, yes: Yes = False) -> None:
+    """Make a model free; for operators."""
+    confirm(f"Make {model} free?", yes=yes)
+    _print_prices(session.client.delete(f"/prices/{segment(model)}"), session)
+
+
+def _print_prices(prices: dict[str, Any], session: Session) -> None:
+    if session.as_json:
+        print_json(prices)
+        return
+    print_list(listed([prices]), COLUMNS, empty="no prices", as_json=False)
