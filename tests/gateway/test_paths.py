@@ -143,3 +143,19 @@ def test_internal_paths_do_not_exist(gateway: GatewayThread, control: StubContro
     assert b" 404 " in reply.split(b"\r\n")[0]
     assert b"hmac" not in reply
     assert all("internal" not in call.path.lower() for call in control.calls)
+
+
+@pytest.mark.parametrize("prefix", ["/v1", "/mistral/v1", "/v1/v1"])
+@pytest.mark.parametrize(
+    "path", ["moderations", "chat/moderations/", "classifications", "chat/classifications", "ocr"]
+)
+def test_what_no_model_here_does_is_said_by_name(
+    gateway: GatewayThread, control: StubControl, prefix: str, path: str
+):
+    with gateway.client() as client:
+        reply = client.post(f"{prefix}/{path}", json={"model": MODEL, "input": "x"})
+    assert reply.status_code == 404
+    told = reply.json()
+    assert told["error"]["code"] == told["code"] == "not_found"
+    assert told["message"].startswith(f"POST /v1/{path.rstrip('/')} is part of the API, but no")
+    assert control.calls == []

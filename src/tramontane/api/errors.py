@@ -18,6 +18,7 @@ from starlette.routing import Match
 from tramontane.domain.refusal import Code, Refusal, RefusedError
 from tramontane.store.errors import NameTakenError, StaleError, StoreUnavailableError
 from tramontane.wire import errors as wire
+from tramontane.wire import unserved
 from tramontane.wire.cloud_types import PATTERN_WORDS
 
 _log = logging.getLogger(__name__)
@@ -87,6 +88,8 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     path = _shown(request.scope["path"])
     if error.status_code == 413:
         return reply(too_large(request.scope["tramontane.body_bytes_max"]))
+    if error.status_code == 404 and unserved.is_inference(path):
+        return reply(unserved.refusal_at(request.method, path))
     if error.status_code == 404:
         message = f"there is no {request.method} {path}: {_DOCUMENT} lists what there is"
         return reply(Refusal(Code.NOT_FOUND, message))

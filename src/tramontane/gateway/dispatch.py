@@ -39,6 +39,7 @@ from tramontane.gateway.telemetry.spans import Spans
 from tramontane.gateway.tls import ReplicaTls
 from tramontane.gateway.upstream.replica import Replica
 from tramontane.runtime.clock import Clock
+from tramontane.wire import unserved
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -276,6 +277,8 @@ class Gateway:
         elif _is_internal(path) or path == "*":
             message = f"there is nothing at {request.path[:200]}"
             self.refuse(client, request, Refusal(Code.NOT_FOUND, message))
+        elif unserved.is_models_work(path):
+            self.refuse(client, request, unserved.refusal_at(request.method.decode(), path))
         elif self.control_address is None:
             message = f"there is nothing at {request.path[:200]}: this gateway runs alone"
             self.refuse(client, request, Refusal(Code.NOT_FOUND, message))
