@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 import orjson
 
+from tests.support.stored import StoredOnes
 from tests.support.waiting import until
 from tramontane.domain import slices
 from tramontane.domain.routing import RouteTable
@@ -42,6 +43,7 @@ class StubControl:
     reject: set[str] = field(default_factory=set)  # event ids to call malformed
     lose_answers: int = 0  # accept this many batches but hang up before answering
     reply: tuple[int, dict[str, str], bytes] = (200, {"content-type": "application/json"}, b"{}")
+    stored: StoredOnes = field(default_factory=StoredOnes)
     books: slices.Books = field(default_factory=slices.Books)
     reports: list[slices.Report] = field(default_factory=list)
     slice_faults: list[int] = field(default_factory=list)  # statuses for the next reports
@@ -171,6 +173,11 @@ class _Answering(BaseHTTPRequestHandler):
             elif parts.path.endswith("/demand"):
                 control.demand.append(json.loads(body))
                 self._send(200, {}, b"{}")
+            elif parts.path.startswith("/internal/v1/responses"):
+                status, answer = control.stored.answer(
+                    self.command, parts.path, json.loads(body) if body else {}
+                )
+                self._send(status, {}, orjson.dumps(answer))
             elif parts.path.endswith("/slices"):
                 self._slices(body)
             else:

@@ -292,6 +292,10 @@ def _usage(script: Script) -> dict[str, Any]:
 def _whole(seen: Seen, script: Script) -> dict[str, Any]:
     asked = seen.json
     text = "".join(f"{script.text}{number}" for number in range(script.chunks))
+    if seen.path.endswith("input_tokens"):
+        return {"object": "response.input_tokens", "input_tokens": 17}
+    if seen.path == "/tokenize":
+        return {"count": 18, "tokens": [1] * 18}
     base: dict[str, Any] = {"model": asked["model"], "created": 1_700_000_000}
     if script.usage:
         base["usage"] = _usage(script)

@@ -22,6 +22,7 @@ from tramontane.gateway import refusals
 from tramontane.gateway.admission.gate import Admission
 from tramontane.gateway.admission.leases import Authority, Leases
 from tramontane.gateway.calls.bodies import ENDPOINTS, Endpoint
+from tramontane.gateway.calls.responses.call import INPUT_TOKENS, RESPONSES
 from tramontane.gateway.client import replies
 from tramontane.gateway.control_plane.forward import Forward
 from tramontane.gateway.exchange import Exchange
@@ -29,6 +30,9 @@ from tramontane.gateway.limits import Limits
 from tramontane.gateway.metering.meter import Meter
 from tramontane.gateway.probe import Probe
 from tramontane.gateway.request_ids import RequestIds
+from tramontane.gateway.responses.exchange import ResponsesExchange
+from tramontane.gateway.responses.input_tokens import InputTokens
+from tramontane.gateway.responses.stored import StoredResponses
 from tramontane.gateway.routes import RouteIndex
 from tramontane.gateway.routing.demand import DemandMeter
 from tramontane.gateway.routing.queue import WaitingQueue
@@ -55,11 +59,16 @@ _PREFIXES: Final = tuple(
 )
 _INFERENCE: Final[dict[str, Endpoint]] = {
     prefix + endpoint.path.removeprefix("/v1") + slash: endpoint
-    for endpoint in ENDPOINTS
+    for endpoint in (*ENDPOINTS, RESPONSES, INPUT_TOKENS)
     for prefix in _PREFIXES
     for slash in ("", "/")
 }
+_KINDS: Final[dict[str, type[Exchange]]] = {
+    RESPONSES.name: ResponsesExchange,
+    INPUT_TOKENS.name: InputTokens,
+}
 _MODELS: Final = "/v1/models"
+_RESPONSES: Final = RESPONSES.path + "/"
 _OWN_PATHS: Final = frozenset({"/health", "/ready", METRICS_PATH, _MODELS})
 _READ: Final = "GET, HEAD, OPTIONS"
 _OK: Final = b'{"status":"ok"}'
@@ -95,6 +104,7 @@ class Gateway:
         self.metrics = MetricsPage(self)
         self.spans: Spans | None = None  # set at the start when tracing is on
         self.replica_tls: ReplicaTls | None = None  # set at the start when replicas speak TLS
+        self.stored: StoredResponses | None = None  # set at the start with a control plane
         self.queue = WaitingQueue(limits, self._tell_first)
         self.demand = DemandMeter()
         self._is_flush_due = False
@@ -236,7 +246,8 @@ class Gateway:
             if refusal is not None:
                 self.refuse(client, request, refusal)
             else:
-                request.sink = Exchange(self, client, request, endpoint)
+                kind = _KINDS.get(endpoint.name, Exchange)
+                request.sink = kind(self, client, request, endpoint)
                 if not request.has_body:
                     request.sink.on_upload_end()
 
@@ -283,7 +294,7 @@ class Gateway:
             message = f"there is nothing at {request.path[:200]}: this gateway runs alone"
             self.refuse(client, request, Refusal(Code.NOT_FOUND, message))
         else:
-            target = _forwarded(request.path)
+            target = path if path.startswith(_RESPONSES) else _forwarded(request.path)
             if request.query:
                 target += "?" + request.query.decode("latin-1")
             request.sink = Forward(self, client, request, target, self.control_address)

@@ -31,6 +31,7 @@ from tramontane.gateway.dispatch import Gateway
 from tramontane.gateway.limits import Limits
 from tramontane.gateway.metering.meter import Meter
 from tramontane.gateway.metering.shipper import Shipper
+from tramontane.gateway.responses.stored import StoredResponses
 from tramontane.gateway.routes import TableError
 from tramontane.gateway.telemetry import readings
 from tramontane.processes.gateway_doors import NO_DOORS, Doors, open_doors
@@ -249,6 +250,7 @@ class _AroundLinked:
         """Seal the books and hand over what can be handed over quickly."""
         await _wait_for(lambda: self._stored.is_idle)
         self._stored.close()
+        await asyncio.to_thread(self._stored.join)
         self._poller.close()
         self._demand.close()
         self._meter.seal()

@@ -28,7 +28,8 @@ from tramontane.gateway.calls.forms import (
 )
 from tramontane.gateway.calls.validation import explain, read_object
 
-UPSTREAM_PATHS: Final = (CHAT.path, COMPLETIONS.path, EMBEDDINGS.path, infill.PATH)
+COUNT_PATHS: Final = tuple(path for path, _ in engines.COUNTING.values())
+UPSTREAM_PATHS: Final = (CHAT.path, COMPLETIONS.path, EMBEDDINGS.path, infill.PATH, *COUNT_PATHS)
 __all__ = [
     "CHAT",
     "COMPLETIONS",

@@ -37,7 +37,7 @@ class ResponsesCall(Call):
     The engine's side of it is the chat that `compose` makes: that knows the engines' words.
     """
 
-    __slots__ = ("_chat", "_now_s", "asked", "asks_to_store", "items", "skeleton")
+    __slots__ = ("_chat", "asked", "asks_to_store", "items", "now_s", "skeleton")
 
     def __init__(
         self, asked: Asked, skeleton: Skeleton, items: list[Item], now_s: "_Clock"
@@ -54,7 +54,7 @@ class ResponsesCall(Call):
         self.asks_to_store = bool(asked.store or asked.background)
         self.answers = 1
         self.form = UsageForm.NONE
-        self._now_s = now_s
+        self.now_s = now_s
         self._chat: Call | None = None
 
     def compose(self, history: Sequence[Item]) -> Refusal | None:
@@ -108,7 +108,7 @@ class ResponsesCall(Call):
 
     def watch(self, event_bytes_max: int) -> ResponseStream:
         """Return what makes named events of the engine's stream."""
-        return ResponseStream(self.skeleton, self._now_s, event_bytes_max=event_bytes_max)
+        return ResponseStream(self.skeleton, self.now_s, event_bytes_max=event_bytes_max)
 
     def read_response(self, body: bytes) -> tuple[dict[str, Any], Tokens | None]:
         """Return the response in an engine's whole reply, and its token counts.
@@ -127,7 +127,7 @@ class ResponsesCall(Call):
             reply.output_of(self.skeleton, choice, ending),
             usage=reply.usage_of(usage),
             ending=ending,
-            completed_at_s=self._now_s(),
+            completed_at_s=self.now_s(),
         )
         return response, tokens_of(usage)
 
@@ -176,6 +176,17 @@ def read_responses_call(
     is_stored = may_store and asked.store is not False
     skeleton = Skeleton(token, now_s(), asked, tools, is_stored)
     return ResponsesCall(asked, skeleton, items, now_s)
+
+
+def without_answer(raw: bytes) -> bytes:
+    """Return a body without what is said of how it is answered, for a request that only counts."""
+    value = parse(raw)
+    if value is None:
+        return raw
+    return orjson.dumps({k: v for k, v in value.items() if k not in _OF_THE_ANSWER})
+
+
+_OF_THE_ANSWER: Final = frozenset({"stream", "stream_options", "store", "background"})
 
 
 def _may_not_store(asked: Asked, *, may_store: bool) -> Refusal | None:
