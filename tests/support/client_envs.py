@@ -19,7 +19,7 @@ from typing import Final
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 CLIENTS: Final = ("openai-1", "openai-2", "openai-3", "mistralai-1", "mistralai-2", "mistralai-3")
 FRAMEWORKS: Final = ("langchain",)  # adapters that others make
-TOOLS: Final = ("prometheus", "otel")  # what tests need of others' code beside clients
+TOOLS: Final = ("prometheus", "otel", "schemathesis")  # others' code that tests use
 INSTALL_TIMEOUT_S: Final = 180  # one environment; near a registry it takes 4 to 9 s
 _AT_A_TIME: Final = 2  # unpacking is bound by the processor
 
