@@ -18,7 +18,7 @@ import orjson
 from tramontane import __version__
 from tramontane.domain.refusal import Code, Refusal
 from tramontane.domain.routing import RouteTable
-from tramontane.gateway import refusals
+from tramontane.gateway import openapi, refusals
 from tramontane.gateway.admission.gate import Admission
 from tramontane.gateway.admission.leases import Authority, Leases
 from tramontane.gateway.calls.bodies import ENDPOINTS, Endpoint
@@ -69,7 +69,7 @@ _KINDS: Final[dict[str, type[Exchange]]] = {
 }
 _MODELS: Final = "/v1/models"
 _RESPONSES: Final = RESPONSES.path + "/"
-_OWN_PATHS: Final = frozenset({"/health", "/ready", METRICS_PATH, _MODELS})
+_OWN_PATHS: Final = frozenset({"/health", "/ready", METRICS_PATH, _MODELS, openapi.PATH})
 _READ: Final = "GET, HEAD, OPTIONS"
 _OK: Final = b'{"status":"ok"}'
 
@@ -283,6 +283,8 @@ class Gateway:
                 self._tell_ready(client, request)
             elif path == METRICS_PATH:
                 self.metrics.ask(client, request)
+            elif path == openapi.PATH:
+                client.reply(200, replies.JSON_TYPE, openapi.document())
             else:
                 self._tell_models(client, request, path)
         elif _is_internal(path) or path == "*":
