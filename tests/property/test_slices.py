@@ -287,6 +287,9 @@ def test_a_silent_holder_loses_what_it_held_in_flight() -> None:
     reply, books = _exchange(books, "dead", 2, now_ms, back)
     assert reply.grants[0].window == first.grants[0].window + 1
     assert (reply.grants[0].granted, reply.grants[0].retry_in_ms) == (1, SOON_MS)
+    late = Ask(LIMIT.id, LimitMeter.IN_FLIGHT, give_back=1, window=first.grants[0].window)
+    reply, _ = _exchange(books, "dead", 3, now_ms, late)
+    assert reply.grants[0].remaining == 0
 
 
 def test_a_control_plane_that_was_away_takes_nobody_for_dead() -> None:

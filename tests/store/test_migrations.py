@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -15,9 +16,12 @@ from sqlalchemy.pool import NullPool
 
 from tests.store import samples
 from tests.support.databases import migrate
+from tramontane.domain import ids
+from tramontane.domain.limits import LimitMeter, LimitScope, meters_of
 from tramontane.store import tenancy
 from tramontane.store.db import Database, NewerSchemaError, StoreUnavailableError
 from tramontane.store.migrations import revisions
+from tramontane.store.spending import limits
 from tramontane.store.tables import metadata
 
 ROOT = Path(__file__).parents[2]
@@ -192,3 +196,32 @@ def test_an_installed_wheel_can_migrate(tmp_path):
     )
     assert ran.stdout.startswith(str(tmp_path / "installed"))
     assert table_names(url) == {*metadata.tables, "alembic_version"}
+
+
+def test_bounds_of_keys_become_limits(empty_url):
+    """A database of 0001 with two keys, one of them bounded."""
+    config = Config()
+    config.set_main_option("script_location", "tramontane.store:migrations")
+    config.set_main_option("path_separator", "os")
+    key = "'a', 'member',"
+    rows = (
+        "INSERT INTO organizations VALUES ('org', 'o', 1, 1)",
+        "INSERT INTO projects VALUES ('prj', 'org', 'p', 1, NULL, 1)",
+        f"INSERT INTO api_keys VALUES ('key_a', 'prj', {key} 'h1', 'r', 1, NULL, NULL, 7, 1)",
+        f"INSERT INTO api_keys VALUES ('key_b', 'prj', {key} 'h2', 'r', 1, NULL, NULL, NULL, 1)",
+    )
+    with plain(empty_url).begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        for row in rows:
+            connection.execute(text(row))
+    database = Database(empty_url)
+    database.migrate()
+    with database.read() as tx:
+        (bound,) = limits.list_all(tx)
+        assert (bound.scope, bound.subject_id, bound.model) == (LimitScope.API_KEY, "key_a", None)
+        assert bound.requests_in_flight_max == 7
+        assert list(meters_of(bound)) == [LimitMeter.IN_FLIGHT]
+        assert ids.prefix_of(bound.id) == ids.LIMIT
+        assert len(tenancy.list_api_keys(tx, "prj")) == 2
+    database.close()

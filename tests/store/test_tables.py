@@ -6,7 +6,10 @@ from tramontane.domain.catalog import Model, ModelVersion
 from tramontane.domain.deployment import Deployment
 from tramontane.domain.event import Event
 from tramontane.domain.fleet import Cluster, Node
+from tramontane.domain.limits import Limit
+from tramontane.domain.pricing import Prices
 from tramontane.domain.replica import Replica
+from tramontane.domain.slices import Holder, Window
 from tramontane.domain.tenancy import ApiKey, Organization, Project
 from tramontane.domain.usage import UsageEvent, UsageTotal
 from tramontane.store import tables
@@ -14,6 +17,10 @@ from tramontane.store import tables
 # What a table has beside the fields of its value.
 ADDED = {
     "deployments": {"model_version_id"},
+    "limits": {"created_at_ms"},
+    "prices": {"model_id", "changed_at_ms"},
+    "slice_windows": {"limit_id", "meter"},
+    "slice_holders": {"holder", "gateway"},
     "usage_events": {"sequence", "accepted_at_ms"},
 }
 
@@ -31,6 +38,10 @@ ADDED = {
         (tables.deployments, Deployment),
         (tables.replicas, Replica),
         (tables.events, Event),
+        (tables.limits, Limit),
+        (tables.prices, Prices),
+        (tables.slice_windows, Window),
+        (tables.slice_holders, Holder),
         (tables.usage_events, UsageEvent),
         (tables.usage_totals, UsageTotal),
     ],
