@@ -134,6 +134,10 @@ class Settled:
     names: tuple[str, ...] = ()
     told: list[str] = field(default_factory=list)
 
+    @property
+    def is_pending(self) -> bool:
+        return bool(self.names)
+
     def holders(self) -> tuple[str, ...]:
         return self.names
 

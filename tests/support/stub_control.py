@@ -46,7 +46,8 @@ class StubControl:
     stored: StoredOnes = field(default_factory=StoredOnes)
     books: slices.Books = field(default_factory=slices.Books)
     reports: list[slices.Report] = field(default_factory=list)
-    slice_faults: list[int] = field(default_factory=list)  # statuses for the next reports
+    # Statuses, or whole bodies, for the next reports about slices.
+    slice_faults: list[int | bytes] = field(default_factory=list)
     lose_grants: int = 0  # answer this many reports, but hang up before it is sent
     clock_ahead_ms: int = 0
     _port: int = 0
@@ -212,7 +213,11 @@ class _Answering(BaseHTTPRequestHandler):
         control = self.control
         asked = json.loads(body)
         if control.slice_faults:
-            self._send(control.slice_faults.pop(0), {}, b"{}")
+            fault = control.slice_faults.pop(0)
+            if isinstance(fault, int):
+                self._send(fault, {}, b"{}")
+            else:
+                self._send(200, {"content-type": "application/json"}, fault)
             return
         fields = {**asked, "asks": tuple(asked["asks"])}
         fields.pop("gateway")

@@ -65,8 +65,13 @@ class Authority(Protocol):
 class SettledHolders(Protocol):
     """Dead gateways whose books this one has taken over and handed in."""
 
+    @property
+    def is_pending(self) -> bool:
+        """Tell whether there are any."""
+        ...
+
     def holders(self) -> tuple[str, ...]:
-        """Return those that are to be reported."""
+        """Return those that may be reported now."""
         ...
 
     def note(self, holder: str) -> None:
@@ -103,6 +108,7 @@ class Leases:
         self._sequence = 0
         self._sent: tuple[Report, list[Held]] | None = None  # not answered yet
         self._is_sending = False
+        self._is_stopping = False
         self._was_sent = False  # it may have arrived
         self._sent_at = 0.0  # the last try
         self._trouble_at = NEVER  # the first try of one that is not answered yet
@@ -182,7 +188,7 @@ class Leases:
     @property
     def is_idle(self) -> bool:
         """Tell whether nothing has to be looked after or said."""
-        return not (self._kept or self._dirty or self._sent or self._settled.holders())
+        return not (self._kept or self._dirty or self._sent or self._settled.is_pending)
 
     @property
     def is_settled(self) -> bool:
@@ -191,6 +197,7 @@ class Leases:
 
     def give_all_back(self) -> None:
         """Set all that is free aside for the next report: this gateway is stopping."""
+        self._is_stopping = True
         for held in self._kept:
             if held.free > 0 and held.window != SHARE:
                 held.part(held.free)
@@ -255,7 +262,7 @@ class Leases:
                 held.asks_again_at = now + 2 * self._pause(held)  # others first
             if now >= held.asks_again_at:
                 want = min(max(0, need - held.free), held.bound)
-                if held.meter is not LimitMeter.IN_FLIGHT:
+                if held.meter is not LimitMeter.IN_FLIGHT and not self._is_stopping:
                     extra = max(0, held.ready - max(0, held.free - need))
             back, held.returning = held.returning, 0
             if want or extra or back or is_urgent:

@@ -41,6 +41,11 @@ class SettledHolders:
             if by != self._owner and not is_alive(by):
                 self._own(path)
 
+    @property
+    def is_pending(self) -> bool:
+        """Tell whether somebody is to be reported, now or later."""
+        return bool(self._since_s)
+
     def holders(self) -> tuple[str, ...]:
         """Return those of whom everything was accepted."""
         if not self._since_s:
