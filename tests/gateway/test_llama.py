@@ -2,21 +2,15 @@
 
 import base64
 import json
-import os
 import socket
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.support.gateway import (
-    NO_TLS,
     GatewayThread,
     chat_body,
     data_of,
@@ -24,38 +18,19 @@ from tests.support.gateway import (
     make_table,
     post,
 )
+from tests.support.llama import DEMO_WEIGHTS, llama
 from tests.support.stub_control import StubControl
-from tests.support.stub_engine import SECRET
 from tramontane.gateway.limits import Limits
 
 pytestmark = pytest.mark.slow
 
 CHAT = "/v1/chat/completions"
-WEIGHTS = Path(__file__).parents[2] / "models" / "demo" / "tramontane-demo-q8_0.gguf"
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = sock.getsockname()[1]
-    argv = [sys.executable, "-m", "tramontane.llama_server", "--model", str(WEIGHTS)]
-    argv += ["--alias", "demo", "--host", "127.0.0.1", "--port", str(port)]
-    argv += ["--context-length", "512", "--parallel", "4", "--threads", "1", "--mode", "all"]
-    environment = {**os.environ, "TRAMONTANE_REPLICA_SECRET": SECRET}
-    process = subprocess.Popen(argv, env=environment, stderr=subprocess.DEVNULL)
-    headers = {"authorization": f"Bearer {SECRET}"}
-    deadline = time.monotonic() + 30
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", verify=NO_TLS) as client:
-        while time.monotonic() < deadline:
-            try:
-                if client.get("/health", headers=headers).status_code == 200:
-                    break
-            except httpx.TransportError:
-                assert process.poll() is None, "the engine did not start"
-            time.sleep(0.05)
-    yield f"127.0.0.1:{port}"
-    process.kill()
-    process.wait()
+    with llama(DEMO_WEIGHTS, "demo") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -272,6 +272,7 @@ def test_a_dead_gateways_requests_become_cut_events_once(tmp_path: Path, is_writ
     assert dead.admit() is None
     dead.begin(started(7))  # written, but nothing was sent: it never counts
     dead.count(slots[1], 4)
+    dead.note_prompt(slots[1], 70, 30)
     dead.finish(slots[0], line(0))
     if is_written:
         dead._spool.append(encode(line(2)))
@@ -283,6 +284,7 @@ def test_a_dead_gateways_requests_become_cut_events_once(tmp_path: Path, is_writ
     assert found[started(0).request_id]["outcome"] == "completed"
     cut = found[started(1).request_id]
     assert (cut["outcome"], cut["completion_tokens"], cut["token_source"]) == ("cut", 4, "counted")
+    assert (cut["prompt_tokens"], cut["cached_tokens"]) == (70, 30)
     assert (cut["status"], cut["duration_ms"]) == (200, 1_000)
     assert found[started(2).request_id]["outcome"] == ("completed" if is_written else "cut")
     assert [path.name for path in tmp_path.glob("inflight-*")] == ["inflight-gw-heir.map"]

@@ -16,16 +16,21 @@ WIDTH = 64
 HEADS = 2
 FEED_FORWARD = 128
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+FIM_SPECIALS = ("<fim_pre>", "<fim_suf>", "<fim_mid>")
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
 
-def write_random_gguf(path: Path, *, seed: int = 4711) -> Path:
-    """Write the model to ``path`` (about 400 kB) and return the path."""
+def write_random_gguf(path: Path, *, seed: int = 4711, fills_in: bool = False) -> Path:
+    """Write the model to ``path`` (about 400 kB) and return the path.
+
+    ``fills_in``: it has the tokens for filling in the middle.
+    """
     random = np.random.default_rng(seed)
-    tokens = [*SPECIALS, *_byte_characters()]
+    specials = (*SPECIALS, *FIM_SPECIALS) if fills_in else SPECIALS
+    tokens = [*specials, *_byte_characters()]
     writer = GGUFWriter(str(path), "llama")
     writer.add_name("random")
     writer.add_license("apache-2.0")
@@ -41,13 +46,16 @@ def write_random_gguf(path: Path, *, seed: int = 4711) -> Path:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
-    types = [TokenType.CONTROL] * len(SPECIALS) + [TokenType.NORMAL] * (len(tokens) - len(SPECIALS))
+    types = [TokenType.CONTROL] * len(specials) + [TokenType.NORMAL] * (len(tokens) - len(specials))
     writer.add_token_types(types)
     writer.add_token_merges(["a b"])  # the format wants a list that is not empty
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(2)
     writer.add_add_bos_token(False)
     writer.add_chat_template(CHAT_TEMPLATE)
+    if fills_in:
+        for name, number in (("pre", 3), ("suf", 4), ("mid", 5)):
+            writer.add_uint32(f"tokenizer.ggml.fim_{name}_token_id", number)
 
     def add(name: str, *shape: int) -> None:
         writer.add_tensor(name, random.normal(0, 0.05, shape).astype(np.float32))

@@ -38,6 +38,9 @@ class Script:
     error_after: int | None = None  # put an error event after this many chunks
     framing: str = "chunked"  # or "length", or "close"
     cached: int = 1
+    progress: bool = False  # tell the prompt's tokens first, as llama.cpp does when asked
+    running_usage: bool = False  # a usage on every chunk, as vLLM does when asked
+    pieces: tuple[str, ...] = ()  # of the arguments of one tool call, each in a chunk
 
 
 @dataclass
@@ -258,9 +261,16 @@ def _events(path: str, asked: dict[str, Any], script: Script) -> list[str]:
             {"delta": delta} if is_chat else {"text": delta.get("content") or "", "logprobs": None}
         )
         choice = {"index": 0, **part, "finish_reason": reason}
-        return f"data: {json.dumps({'choices': [choice], **base}, separators=(',', ':'))}\n\n"
+        value = {"choices": [choice], **base}
+        if script.running_usage and wants.get("continuous_usage_stats"):
+            value["usage"] = {"prompt_tokens": 7, "total_tokens": 8, "completion_tokens": 1}
+        return f"data: {json.dumps(value, separators=(',', ':'))}\n\n"
 
+    wants = asked.get("stream_options") or {}
     events = ["die"] if script.die == "head" else []
+    if script.progress and asked.get("return_progress"):
+        told = {"choices": [], **base, "prompt_progress": {"total": 7, "cache": script.cached}}
+        events.append(f"data: {json.dumps(told)}\n\n")
     if is_chat:
         events.append(event({"role": "assistant", "content": None}, None))
     for number in range(script.chunks):
@@ -269,6 +279,12 @@ def _events(path: str, asked: dict[str, Any], script: Script) -> list[str]:
                 f"data: {json.dumps({'error': {'message': script.message, 'code': 500}})}\n\n"
             )
         events.append(event({"content": f"{script.text}{number}"}, None))
+    for place, piece in enumerate(script.pieces):
+        function = {"name": "look", "arguments": piece} if place == 0 else {"arguments": piece}
+        call: dict[str, Any] = {"index": 0, "function": function}
+        if place == 0:
+            call |= {"id": "abcdefghi", "type": "function"}
+        events.append(event({"tool_calls": [call]}, None))
     if script.die == "chunks":
         return [*events, "die"]
     events.append(event({}, "stop"))

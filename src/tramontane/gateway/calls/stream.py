@@ -217,8 +217,10 @@ class StreamWatch:
             self.error = _message_of(chunk["error"])
             return self._release()
         progress = chunk.get("prompt_progress")
-        if isinstance(progress, dict) and progress.keys() >= {"total", "cache"}:
-            self.prompt = (progress["total"], progress["cache"])
+        if isinstance(progress, dict):
+            told = {"prompt_tokens": progress.get("total"), "completion_tokens": 0}
+            details = {"prompt_tokens_details": {"cached_tokens": progress.get("cache")}}
+            self._note_prompt(tokens_of(told | details))
             return b""
         if self._edit is not None:
             return b"".join([self._pass_chunk(_event_of(item), item) for item in self._edit(chunk)])

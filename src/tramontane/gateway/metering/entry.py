@@ -83,6 +83,7 @@ class Entry:
         """Note what the engine told of the prompt before it began to answer."""
         self.prompt_tokens = tokens
         self.cached_tokens = cached
+        self._meter.note_prompt(self._slot, tokens, cached)
 
     @property
     def counted(self) -> Tokens:

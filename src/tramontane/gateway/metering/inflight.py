@@ -5,7 +5,8 @@ one store, and the kernel keeps both when the process dies. The file is locked f
 gateway, so a table whose lock is free belongs to a dead one.
 
 Layout: 64 bytes of header (magic, slots, bytes per slot, last sign of life in ms), one 32-bit
-chunk counter per slot, then the slots: used (1 byte), padding, length (2), CRC-32 (4), JSON.
+chunk counter per slot, then the slots: used (1 byte), padding, length (2), CRC-32 (4), JSON, and
+at the end of each the prompt's tokens and how many of them were cached (4 bytes each).
 """
 
 import fcntl
@@ -28,16 +29,23 @@ _HEADER_BYTES: Final = 64
 _ALIVE: Final = struct.Struct("<Q")
 _ALIVE_AT: Final = 16
 _SLOT: Final = struct.Struct("<BxHI")
-PAYLOAD_BYTES_MAX: Final = SLOT_BYTES - _SLOT.size
+_PROMPT: Final = struct.Struct("<II")
+_COUNT_MAX: Final = 2**32 - 1
+_PROMPT_AT: Final = SLOT_BYTES - _PROMPT.size
+PAYLOAD_BYTES_MAX: Final = _PROMPT_AT - _SLOT.size
 
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """A request that was in flight when its gateway died, and the chunks that had passed."""
+    """A request that was in flight when its gateway died, and the chunks that had passed.
+
+    ``prompt`` are the tokens of its prompt, and those cached, if the engine had told them.
+    """
 
     started: Started
     chunks: int
     last_alive_ms: int
+    prompt: tuple[int, int] = (0, 0)
 
 
 class InflightTable:
@@ -82,12 +90,18 @@ class InflightTable:
         self.chunks[slot] = 0
         at = self._base + slot * SLOT_BYTES
         _SLOT.pack_into(self._map, at, 0, len(payload), zlib.crc32(payload))
+        _PROMPT.pack_into(self._map, at + _PROMPT_AT, 0, 0)
         self._map[at + _SLOT.size : at + _SLOT.size + len(payload)] = payload
         return slot
 
     def arm(self, slot: int) -> None:
         """Make the claimed ``slot`` count: one store, the last thing before bytes are sent."""
         self._map[self._base + slot * SLOT_BYTES] = 1
+
+    def note_prompt(self, slot: int, tokens: int, cached: int) -> None:
+        """Note what the engine told of the prompt of ``slot`` before its answer."""
+        at = self._base + slot * SLOT_BYTES + _PROMPT_AT
+        _PROMPT.pack_into(self._map, at, min(tokens, _COUNT_MAX), min(cached, _COUNT_MAX))
 
     def free(self, slot: int) -> None:
         """Forget the request of ``slot``."""
@@ -143,7 +157,8 @@ def read_leftovers(data: bytes) -> list[Leftover]:
         if used != 1 or zlib.crc32(payload) != crc:
             continue
         started = msgspec.json.decode(payload, type=Started)
-        found.append(Leftover(started, counters[slot], alive_ms))
+        prompt = _PROMPT.unpack_from(data, at + _PROMPT_AT)
+        found.append(Leftover(started, counters[slot], alive_ms, prompt))
     return found
 
 

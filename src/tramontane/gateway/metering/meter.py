@@ -116,6 +116,11 @@ class Meter:
         assert self._table is not None
         self._table.chunks[slot] = chunks
 
+    def note_prompt(self, slot: int, tokens: int, cached: int) -> None:
+        """Note what an engine told of a prompt before its answer."""
+        assert self._table is not None
+        self._table.note_prompt(slot, tokens, cached)
+
     def finish(self, slot: int, line: UsageLine) -> None:
         """Write the event, then free the slot. On a write error both wait for a better time."""
         assert self._table is not None

@@ -119,6 +119,7 @@ def _cut(item: Leftover, gateway: str, holder: str) -> UsageLine:
         status=200 if item.chunks else STATUS_NONE,
         tokens=None,
         counted_tokens=item.chunks,
+        prompt=item.prompt,
         duration_ms=item.last_alive_ms - item.started.started_at_ms,
         first_byte_ms=None,
     )
