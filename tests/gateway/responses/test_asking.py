@@ -254,3 +254,15 @@ def test_what_an_answer_can_take() -> None:
     assert asked(max_output_tokens=10).completion_tokens_max(2048) == 10
     assert asked().completion_tokens_max(2048) == 2048
     assert 5 <= asked().prompt_tokens_max(2048) <= 100
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"top_logprobs": 0}, None),  # Mistral's client sends it with every request
+        ({"include": ["message.output_text.logprobs"]}, True),
+        ({"top_logprobs": 1}, True),
+    ],
+)
+def test_log_probabilities_are_asked_for_when_they_are_wanted(fields: Any, told: Any) -> None:
+    assert engine_body(asked(**fields)).get("logprobs") is told

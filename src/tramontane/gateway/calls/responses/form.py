@@ -119,7 +119,7 @@ class Asked(msgspec.Struct, kw_only=True):
     @property
     def wants_log_probs(self) -> bool:
         """Tell whether log-probabilities belong into the answer."""
-        return self.top_logprobs is not None or LOG_PROBS in (self.include or ())
+        return bool(self.top_logprobs) or LOG_PROBS in (self.include or ())
 
 
 def read_asked(value: dict[str, Any]) -> Asked | Refusal:
