@@ -143,9 +143,15 @@ def gateway(
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="What usage events call it.")
     ] = None,
+    reuse_port: Annotated[
+        bool,
+        typer.Option("--reuse-port", help="Share the port; take it over from one of the name."),
+    ] = False,
 ) -> None:
     """Run one gateway: authenticate, route, stream and meter requests."""
-    _run("tramontane.processes.gateway", home, fd, host, port, control, name, route_table)
+    _run(
+        "tramontane.processes.gateway", home, fd, host, port, control, name, route_table, reuse_port
+    )
 
 
 @app.command("plan", epilog=EPILOG)

@@ -34,7 +34,8 @@ from tramontane.gateway.metering.shipper import Shipper
 from tramontane.gateway.responses.stored import StoredResponses
 from tramontane.gateway.routes import TableError
 from tramontane.gateway.telemetry import readings
-from tramontane.processes.gateway_doors import NO_DOORS, Doors, open_doors
+from tramontane.processes.gateway_doors import Doors, open_doors
+from tramontane.processes.handover import take_or_listen
 from tramontane.processes.startup import FATAL_EXIT, inherited_or_listen, refuse
 from tramontane.runtime import logs, parent, settings
 from tramontane.runtime.clock import SystemClock
@@ -68,13 +69,18 @@ def run(  # noqa: PLR0917 - the command line's options, in its order
     control: str | None,
     name: str | None,
     route_table: Path | None = None,
+    shares_port: bool = False,  # noqa: FBT001, FBT002 - as above
 ) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status.
 
     ``fd`` is a listening socket inherited from a supervisor, with which the process then dies;
     without it ``host`` and ``port`` are listened on. ``control`` is the control plane's URL; a
     gateway that runs alone has the file ``route_table`` in its place and needs no home.
+    ``shares_port``: other gateways may listen on the same port, and one of the same name and
+    folder hands its socket over.
     """
+    if shares_port and fd is not None:
+        return refuse("--reuse-port and --fd exclude each other: give one", FATAL_EXIT)
     if (control is None) == (route_table is None):
         return refuse("a gateway takes either --control URL or --route-table FILE", FATAL_EXIT)
     with contextlib.ExitStack() as stack:
@@ -98,18 +104,24 @@ def run(  # noqa: PLR0917 - the command line's options, in its order
                 links = (ControlLink(str(control), token), ControlLink(str(control), token))
             if fd is not None:
                 parent.die_with_parent(os.getppid())
-            listener = inherited_or_listen(fd, options.host, options.port)
+            state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            name = name or "gateway"
+            shared = None
+            if shares_port:
+                shared = take_or_listen(state, name, options.host, options.port)
+            listener = (
+                shared.listener if shared else inherited_or_listen(fd, options.host, options.port)
+            )
             listener.setblocking(False)  # noqa: FBT003 - the library's signature
-            doors = open_doors(options, name or "gateway")
+            doors = open_doors(options, name, shared=shared)
         except (settings.SettingsError, HomeError, TableError, ValueError, OSError) as error:
             return refuse(str(error), FATAL_EXIT)
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
         is_own = fd is None or route_table is not None
         path = None if is_own else folder.logs / "gateway.log"
         logs.configure(options.log_level, path, form=options.log_format, process="gateway")
         _allow_many_files()
         limits = Limits(drain_s=float(options.drain_timeout_s))
-        uvloop.run(_run(listener, state, name or "gateway", links, limits, doors))
+        uvloop.run(_run(listener, state, name, links, limits, doors))
     return 0
 
 
@@ -154,7 +166,7 @@ async def serve(  # noqa: PLR0917 - wiring
     links: Links | Alone,
     limits: Limits,
     stop: asyncio.Event,
-    doors: Doors = NO_DOORS,
+    doors: Doors | None = None,
 ) -> None:
     """Serve on ``listener`` until ``stop`` is set, then drain and settle all accounts.
 
@@ -163,6 +175,7 @@ async def serve(  # noqa: PLR0917 - wiring
     is open beside the listener.
     """
     loop = asyncio.get_running_loop()
+    doors = doors or Doors()
     clock = SystemClock()
     owner = f"{name[:_OWNER_NAME_MAX]}-{os.getpid()}-{secrets.token_hex(4)}"
     meter = Meter(folder, owner=owner, gateway=name, clock=clock, limits=limits)
@@ -196,9 +209,10 @@ async def serve(  # noqa: PLR0917 - wiring
     gateway.sweep()
     gateway.admission.start()
     scraping = await doors.attend(gateway)
-    server = await doors.serve(gateway, listener)
+    server = await doors.serve(gateway, listener, folder)
     await stop.wait()
     server.close()
+    listener.close()
     if scraping is not None:
         scraping.close()
     await gateway.drain()

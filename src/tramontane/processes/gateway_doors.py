@@ -1,18 +1,22 @@
 """What a gateway opens by its settings: TLS on its port, a metrics port, a way for spans."""
 
 import asyncio
+import contextlib
 import importlib
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from tramontane.gateway.client.connection import ClientConnection
 from tramontane.gateway.dispatch import Gateway
 from tramontane.gateway.telemetry.spans import Spans
 from tramontane.gateway.tls import ReplicaTls, ServerTls, TlsError
-from tramontane.processes.startup import listen
+from tramontane.processes.handover import Handover, Shared
+from tramontane.processes.startup import listen, say
 from tramontane.runtime.settings import Settings, SettingsError
 
+_TABLE_S: Final = 10.0  # then it serves without one: better than connections that wait for ever
 _LOOK_S: Final = 1.0  # between two looks at the certificate files
 _OTEL: Final = "tramontane.gateway.telemetry.otel"  # imports what only the extra has
 
@@ -25,17 +29,33 @@ class Doors:
     spans: Spans | None = None
     tls: ServerTls | None = None
     replica_tls: ReplicaTls | None = None
+    shared: Shared | None = None  # the public port's socket, where others have it too
+    stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
-    async def serve(self, gateway: Gateway, listener: socket.socket) -> asyncio.Server:
-        """Take clients in on the public port, with TLS where a certificate is set."""
+    async def serve(
+        self, gateway: Gateway, listener: socket.socket, folder: Path
+    ) -> asyncio.Server:
+        """Take clients in on the public port, with TLS where a certificate is set.
+
+        On a port that is shared, others take them in until there is a route table to serve by.
+        """
+        if self.shared is not None:
+            await _wait_for_table(gateway)
         context = self.tls.context if self.tls is not None else None
         handshake_s = gateway.limits.head_s if context is not None else None
-        return await gateway.loop.create_server(
+        server = await gateway.loop.create_server(
             lambda: ClientConnection(gateway),
             sock=listener,
             ssl=context,
             ssl_handshake_timeout=handshake_s,
         )
+        if self.shared is not None:
+            self.stack.enter_context(Handover(folder, gateway.meter.gateway, listener))
+            host, port = listener.getsockname()[:2]
+            before = self.shared.before
+            whose = f"; the socket came from process {before}" if before else ""
+            say(f"gateway {gateway.meter.gateway} serves on {host}:{port}{whose}")
+        return server
 
     @property
     def has_files(self) -> bool:
@@ -73,22 +93,22 @@ class Doors:
 
     async def close(self) -> None:
         """Give what is queued a moment to leave."""
+        self.stack.close()
         if self.spans is not None:
             await asyncio.to_thread(self.spans.close)
 
 
-NO_DOORS: Final = Doors()
-
-
-def open_doors(settings: Settings, name: str, *, shares_port: bool = False) -> Doors:
+def open_doors(settings: Settings, name: str, *, shared: Shared | None = None) -> Doors:
     """Open what ``settings`` ask for. Raises `SettingsError`; OSError when a port is taken.
 
-    ``name`` is the gateway's. ``shares_port``: another gateway may listen on the same port.
+    ``name`` is the gateway's. ``shared``: other gateways may listen on the same ports.
     """
     metrics = None
     if settings.metrics_port is not None:
         try:
-            metrics = listen(settings.metrics_host, settings.metrics_port, shares=shares_port)
+            metrics = listen(
+                settings.metrics_host, settings.metrics_port, shares=shared is not None
+            )
         except OSError as error:
             address = f"{settings.metrics_host}:{settings.metrics_port}"
             msg = f"cannot listen on {address} for metrics: {error.strerror}; set metrics_port"
@@ -98,7 +118,13 @@ def open_doors(settings: Settings, name: str, *, shares_port: bool = False) -> D
         tls, replica_tls = _open_tls(settings)
     except TlsError as error:
         raise SettingsError(str(error)) from error
-    return Doors(metrics, _open_spans(settings, name), tls, replica_tls)
+    return Doors(metrics, _open_spans(settings, name), tls, replica_tls, shared)
+
+
+async def _wait_for_table(gateway: Gateway) -> None:
+    deadline = gateway.loop.time() + _TABLE_S
+    while gateway.index is None and gateway.loop.time() < deadline:
+        await asyncio.sleep(0.02)
 
 
 def _open_tls(settings: Settings) -> tuple[ServerTls | None, ReplicaTls | None]:
