@@ -110,9 +110,11 @@ class Transaction:
 
     connection: Connection
 
-    def execute(self, statement: Executable) -> CursorResult[*tuple[Any, ...]]:
-        """Run ``statement``."""
-        return self.connection.execute(statement)
+    def execute(
+        self, statement: Executable, values: Mapping[str, Any] | None = None
+    ) -> CursorResult[*tuple[Any, ...]]:
+        """Run ``statement``, with ``values`` for its named parameters."""
+        return self.connection.execute(statement, values)
 
     def insert_each(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> int:
         """Run an INSERT for each of ``rows`` and return how many rows it inserted in all."""
