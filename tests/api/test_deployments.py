@@ -250,3 +250,75 @@ def test_the_fleet(cloud: Cloud, path: str) -> None:
 
 def test_the_plan(cloud: Cloud) -> None:
     assert cloud.cloud("GET", "/plan") == {"snapshot": {"nodes": []}, "plan": {"actions": []}}
+
+
+def test_autoscaling(cloud: Cloud) -> None:
+    create(cloud, replicas=2)
+    body = {"replicas_max": 4, "requests_in_flight": 8}
+    on = cloud.cloud("PUT", "/deployments/chat/autoscale", json=body)
+    assert on["autoscale"] == body | {
+        "replicas_min": 0,
+        "tokens_per_s": None,
+        "idle_ms": 300_000,
+        "up_cooldown_ms": 3_000,
+        "down_cooldown_ms": 60_000,
+    }
+    assert (on["wanted_replicas"], on["wanted_reason"]) == (2, "it starts with 2")
+    refused = cloud.call("POST", "/cloud/v1/deployments/chat/scale", json={"replicas": 3})
+    check_error(refused, 409, "conflict", "replicas")
+    off = cloud.cloud("DELETE", "/deployments/chat/autoscale")
+    assert (off["autoscale"], off["replicas"], off["wanted_reason"]) == (None, 2, None)
+    made = create(cloud, name="other", autoscale=body)
+    assert made["autoscale"] == on["autoscale"]
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"replicas_min": -1}, "replicas_min"),
+        ({"replicas_min": 5}, "autoscale.replicas_min"),
+        ({"replicas_max": 0}, "replicas_max"),
+        ({"replicas_max": 257}, "replicas_max"),
+        ({"replicas_max": None}, "replicas_max"),
+        ({"requests_in_flight": 0}, "requests_in_flight"),
+        ({"requests_in_flight": 1.5}, "requests_in_flight"),
+        ({"tokens_per_s": 0}, "tokens_per_s"),
+        ({"idle_ms": 999}, "idle_ms"),
+        ({"up_cooldown_ms": -1}, "up_cooldown_ms"),
+        ({"down_cooldown_ms": 1 << 40}, "down_cooldown_ms"),
+        ({"idle_s": 9}, "idle_s"),
+    ],
+)
+def test_autoscaling_out_of_bounds(
+    shared_cloud: Cloud, change: dict[str, object], param: str
+) -> None:
+    body = {"replicas_max": 4, "requests_in_flight": 8} | change
+    path = "/cloud/v1/deployments/tramontane-demo/autoscale"
+    with shared_cloud.unchanged():
+        reply = shared_cloud.call("PUT", path, key=shared_cloud.keys.api_key, json=body)
+    check_error(reply, 400, reply.json()["error"]["code"], param)
+
+
+def test_a_canary(cloud: Cloud) -> None:
+    made = create(cloud)
+    path = "/deployments/chat/canary"
+    started = cloud.cloud("PUT", path, json={"percent": 10, "parallel": 2})
+    link = started["canary"]
+    assert link == {
+        "deployment_id": link["deployment_id"],
+        "name": "chat-canary",
+        "percent": 10,
+        "ready_replicas": 0,
+    }
+    canary = cloud.cloud("GET", "/deployments/chat-canary")
+    assert (canary["id"], canary["canary_of_id"]) == (link["deployment_id"], made["id"])
+    assert cloud.cloud("PUT", path, json={"percent": 50})["canary"]["percent"] == 50
+    listed = cloud.cloud("GET", "/deployments")["data"]
+    assert [it["canary"] and it["canary"]["percent"] for it in listed][-2:] == [50, None]
+    promoted = cloud.cloud("POST", f"{path}/promote")
+    assert (promoted["canary"], promoted["parallel"], promoted["generation"]) == (None, 2, 2)
+    cloud.cloud("PUT", path, json={"percent": 1})
+    assert cloud.cloud("DELETE", path)["canary"] is None
+    for percent in (-1, 101, "10"):
+        refused = cloud.call("PUT", f"/cloud/v1{path}", json={"percent": percent})
+        check_error(refused, 400, "invalid_value", "percent")

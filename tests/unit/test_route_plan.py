@@ -1,11 +1,18 @@
 """What gateways are told."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from tests.support.planning import NOW_MS, PROJECT, deployment_of, replica_of
-from tramontane.domain.deployment import Deployment
+from tramontane.domain.deployment import (
+    AutoscaleSpec,
+    Canary,
+    Deployment,
+    DeploymentStatus,
+    Scale,
+)
 from tramontane.domain.planning.route_plan import RouteSnapshot, plan_routes, retry_after_s
 from tramontane.domain.replica import Replica, ReplicaStatus
 from tramontane.domain.routing import RouteTable
@@ -83,3 +90,45 @@ def test_the_wait_counts_a_backoff_and_is_none_when_nothing_comes() -> None:
     assert retry_after_s(deployment_of(replicas=0), [], NOW_MS) is None
     unseen = deployment_of(observed_generation=0, start_ms=4_000)
     assert retry_after_s(unseen, [], NOW_MS) == 5
+
+
+def autoscaled(least: int, wanted: int, status: DeploymentStatus) -> Deployment:
+    made = deployment_of(status=status, start_ms=1_500, scale=Scale(wanted, NOW_MS, "so"))
+    return replace(made, spec=replace(made.spec, autoscale=AutoscaleSpec(least, 3, 4)))
+
+
+def test_one_at_zero_wakes_only_if_it_scales_by_itself() -> None:
+    by_hand = deployment_of(replicas=0, status=DeploymentStatus.STOPPED)
+    (route,) = table_of([by_hand], []).routes
+    assert (route.wakes, route.retry_after_s) == (False, None), "nothing would be started"
+    (route,) = table_of([autoscaled(0, 0, DeploymentStatus.STOPPED)], []).routes
+    assert (route.wakes, route.retry_after_s, route.start_ms) == (True, 2, 1_500)
+    (route,) = table_of([autoscaled(1, 1, DeploymentStatus.PENDING)], []).routes
+    assert route.wakes is False, "it is never at zero"
+
+
+def test_what_nobody_looked_at_yet_is_about_to_start() -> None:
+    deployment = autoscaled(0, 1, DeploymentStatus.STOPPED)
+    assert retry_after_s(deployment, [], NOW_MS) == 2
+    placeless = replace(deployment, status=DeploymentStatus.PENDING)
+    assert retry_after_s(placeless, [], NOW_MS) is None
+
+
+def test_a_canary_is_routed_once_it_serves_and_under_both_names() -> None:
+    stable = deployment_of(1)
+    canary = deployment_of(2, canary=Canary(stable.id, 10))
+    ready = replica_of(1, stable)
+    starting = replica_of(2, canary, ReplicaStatus.STARTING)
+    plain, alone = table_of([stable, canary], [ready, starting]).routes
+    assert plain.canary is None
+    assert plain.canary_percent == 0
+    serving = replica_of(2, canary)
+    plain, alone = table_of([canary, stable], [ready, serving]).routes
+    assert (plain.model, alone.model) == ("chat-1", "chat-2")
+    assert plain.canary is not None
+    assert plain.canary == replace(alone, model="chat-1")
+    assert plain.canary_percent == 10
+    assert plain.canary.upstream_model == "chat-2", "the name that its engine answers to"
+    assert (plain.deployment_id, plain.canary.deployment_id) == (stable.id, canary.id)
+    orphaned = table_of([canary], [serving]).routes
+    assert [route.model for route in orphaned] == ["chat-2"]

@@ -78,11 +78,11 @@ def _needed(spec: AutoscaleSpec, load: Load) -> tuple[int, str]:
     """Return the replicas that the load asks for, within the bounds, and why."""
     wanted = -(-load.requests // spec.requests_in_flight)
     why = f"{_requests(load.requests)}, {spec.requests_in_flight} per replica"
-    if spec.tokens_per_s is not None:
-        for_tokens = -(-load.tokens_per_s // spec.tokens_per_s)
-        if for_tokens > wanted:
-            wanted = for_tokens
-            why = f"{load.tokens_per_s} tokens/s, {spec.tokens_per_s} per replica"
+    per_replica = spec.tokens_per_s or load.tokens_per_s or 1  # without a target, one serves all
+    for_tokens = -(-load.tokens_per_s // per_replica)
+    if for_tokens > wanted:
+        wanted = for_tokens
+        why = f"{load.tokens_per_s} tokens/s, {per_replica} per replica"
     bounded = spec.clamp(wanted)
     if bounded < wanted:
         why += f"; {wanted} would be needed and at most {spec.replicas_max} are allowed"

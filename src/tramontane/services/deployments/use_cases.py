@@ -150,17 +150,19 @@ class Deployments:
         No replica is replaced, and none ends before the rule says so.
         """
 
-        def write(tx: Transaction) -> DescribedDeployment:
+        def write(tx: Transaction) -> tuple[DescribedDeployment, bool]:
             seen = specs.writable(tx, principal, ref, project)
-            spec = replace(seen.spec, replicas=seen.wanted_replicas, autoscale=autoscale)
             if autoscale == seen.spec.autoscale:
-                return wishes.described(tx, seen)
+                return wishes.described(tx, seen), False
+            spec = replace(seen.spec, replicas=seen.wanted_replicas, autoscale=autoscale)
             kind = "scales_itself" if autoscale else "scales_no_more"
-            return wishes.described(tx, self._writer.respecify(tx, principal, seen, spec, kind))
+            new = self._writer.respecify(tx, principal, seen, spec, kind)
+            return wishes.described(tx, new), True
 
-        changed = self._db.write(write)
-        self._wake()
-        return changed
+        described, is_changed = self._db.write(write)
+        if is_changed:
+            self._wake()
+        return described
 
 
 def _scales_itself(seen: Deployment, autoscale: AutoscaleSpec) -> RefusedError:
