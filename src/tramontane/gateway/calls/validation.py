@@ -7,6 +7,7 @@ import orjson
 
 from tramontane.domain.refusal import Code, Refusal
 
+DEPTH_MAX: Final = 200  # orjson reads 1,024 levels and writes 255; replies add a few
 _NEXT_STEP: Final = "; see the API reference for the request's form"
 _VALIDATION: Final = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?$", re.DOTALL)
 _MISSING: Final = re.compile(r"^Object missing required field `(?P<name>.*)`$")
@@ -25,6 +26,22 @@ def read_object(raw: bytes) -> dict[str, Any] | Refusal:
         message = f"the request body must be a JSON object, not a JSON {kind}"
         return Refusal(Code.INVALID_JSON, message)
     return value
+
+
+def too_deep(value: object) -> Refusal | None:
+    """Return the refusal of a value that is nested deeper than it could be written again."""
+    level = [value]
+    for _ in range(DEPTH_MAX):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return None
+    message = f"the request body is nested more than {DEPTH_MAX} levels deep; send it flatter"
+    return Refusal(Code.INVALID_JSON, message)
 
 
 def explain(told: str) -> Refusal:

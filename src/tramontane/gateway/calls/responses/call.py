@@ -25,7 +25,7 @@ from tramontane.gateway.calls.responses.reply import Skeleton
 from tramontane.gateway.calls.responses.sse import parse
 from tramontane.gateway.calls.stream import UsageForm
 from tramontane.gateway.calls.usage import MalformedReplyError, Tokens, tokens_of
-from tramontane.gateway.calls.validation import read_object
+from tramontane.gateway.calls.validation import read_object, too_deep
 
 RESPONSES: Final = Endpoint("responses", "/v1/responses", Asked)
 INPUT_TOKENS: Final = Endpoint("responses.input_tokens", "/v1/responses/input_tokens", Asked)
@@ -159,6 +159,9 @@ def read_responses_call(
     value = read_object(raw)
     if isinstance(value, Refusal):
         return value
+    deep = too_deep(value)
+    if deep is not None:
+        return deep
     asked = read_asked(value)
     if isinstance(asked, Refusal):
         return asked
@@ -181,8 +184,8 @@ def read_responses_call(
 def without_answer(raw: bytes) -> bytes:
     """Return a body without what is said of how it is answered, for a request that only counts."""
     value = parse(raw)
-    if value is None:
-        return raw
+    if value is None or value.keys().isdisjoint(_OF_THE_ANSWER) or too_deep(value) is not None:
+        return raw  # nothing to take out, or refused anyway
     return orjson.dumps({k: v for k, v in value.items() if k not in _OF_THE_ANSWER})
 
 
