@@ -146,6 +146,7 @@ def test_a_full_replica_is_awaited_rather_than_an_ejected_one_tried():
     sound.inflight = 10
     assert pick(active, None, 1.0, [], 10) is None
     assert pick(active, 5, 1.0, [], 10) is None
+    assert has_room(active, 10) is False
     assert pick(active, None, 1.0, [sound], 10) is ejected  # nothing else is left
     ejected.aside_until = 9.0
     assert pick(active, None, 10.0, [], 10) is ejected  # a probe

@@ -412,8 +412,14 @@ class Attempt:
         if self._replica is not None:
             self._replica.inflight -= 1
             self._replica = None
-            if self._gateway.queue.count:
+            if self._gateway.queue.count and self._is_awaited():
                 self._gateway.flush_queue_soon()
+
+    def _is_awaited(self) -> bool:
+        """Tell whether somebody may wait for the room that this request leaves."""
+        return self.route is not None and (
+            bool(self.route.traffic.queued) or self._is_canary is not None
+        )
 
     def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None

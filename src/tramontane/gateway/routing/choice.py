@@ -47,9 +47,11 @@ def pick(
 
 
 def has_room(active: "ActiveRoute", inflight_max: int) -> bool:
-    """Tell whether any replica could take one more request."""
+    """Tell whether any replica could take one more request; one that was ejected is none."""
+    are_suspects = all(replica.is_suspect for replica in active.replicas)
     for replica in active.replicas:
-        if replica.inflight < inflight_max and not replica.is_retired:
+        is_open = replica.inflight < inflight_max and not replica.is_retired
+        if is_open and (are_suspects or not replica.is_suspect):
             return True
     return active.canary is not None and has_room(active.canary, inflight_max)
 

@@ -74,6 +74,7 @@ class WaitingQueue:
         self._places: dict[Waiter, _Place] = {}
         self._by_project: Counter[str] = Counter()
         self._bytes_by_project: Counter[str] = Counter()
+        self._index: RouteIndex | None = None  # the newest table seen since somebody waits
         self._is_closed = False
         self.count = 0
         self.bytes = 0
@@ -136,9 +137,12 @@ class WaitingQueue:
         self.count -= 1
         self.bytes -= place.size_bytes
         place.active.traffic.queued -= 1
+        if not self.count:
+            self._index = None
 
     def flush(self, index: "RouteIndex") -> None:
         """Send on everybody for whom there is room by the table ``index``."""
+        self._index = index
         for deployment_id in list(self._lines):
             for _ in range(self._count_of(deployment_id)):
                 waiter = self._next(deployment_id)
@@ -146,11 +150,15 @@ class WaitingQueue:
                     break
 
     def sweep(self, now: float) -> None:
-        """Refuse those whose time is over."""
+        """Refuse those whose time is over, in the words of the newest table."""
         for waiter, place in list(self._places.items()):
             if place.deadline_s <= now and waiter in self._places:
+                index = self._index
+                active = index.find(place.key.project_id, place.model) if index else None
                 self.leave(waiter)
-                waiter.on_waited(_too_late(place.active, self._limits, now - place.since_s))
+                waiter.on_waited(
+                    _too_late(active or place.active, self._limits, now - place.since_s)
+                )
 
     def close(self) -> None:
         """Refuse everybody, now and from now on: the gateway is leaving."""

@@ -5,6 +5,7 @@ the next point. A replica that goes hands its prefixes to all others, one that c
 share from all; nothing else moves. All gateways build the same ring, as points come from ids.
 """
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
@@ -27,7 +28,7 @@ class Ring:
             ((point, replica) for replica in replicas for point in _points_of(replica)),
             key=lambda pair: (pair[0], pair[1].id),
         )
-        self.points = [point for point, _ in pairs]
+        self.points = array("I", [point for point, _ in pairs])
         self.owners = [replica for _, replica in pairs]
 
     def owner(self, prefix: int) -> Replica:
@@ -43,14 +44,17 @@ class Ring:
             yield owners[(at + step) % len(owners)]
 
 
-def _points_of(replica: Replica) -> tuple[int, ...]:
+def _points_of(replica: Replica) -> "array[int]":
     if not replica.points:
         data = b"".join(
             blake2b(f"{replica.id}/{number}".encode(), digest_size=_DIGEST_BYTES).digest()
             for number in range(POINTS * _POINT_BYTES // _DIGEST_BYTES)
         )
-        replica.points = tuple(
-            int.from_bytes(data[at : at + _POINT_BYTES], "big")
-            for at in range(0, len(data), _POINT_BYTES)
+        replica.points = array(
+            "I",
+            (
+                int.from_bytes(data[at : at + _POINT_BYTES], "big")
+                for at in range(0, len(data), _POINT_BYTES)
+            ),
         )
     return replica.points

@@ -1,5 +1,6 @@
 """A replica as a gateway sees it: its load, its kept connections, and how it has behaved."""
 
+from array import array
 from typing import TYPE_CHECKING
 
 from tramontane.gateway.calls.bodies import UPSTREAM_PATHS
@@ -57,7 +58,7 @@ class Replica:
         self.window_s = 0.0
         self.eject_s = 0.0
         self.ejected_s = 0.0
-        self.points: tuple[int, ...] = ()
+        self.points: array[int] = array("I")
         self.hangs_up_after_streams = False  # llama.cpp does, and does not announce it
         self.idle: list[UpstreamConnection] = []  # the last used one is the first reused
         self.ending: set[UpstreamConnection] = set()  # answered; their last bytes are on the way
