@@ -7,6 +7,7 @@ those are let through, since engines ignore them, unless the project wants them 
 """
 
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -21,10 +22,10 @@ from tramontane.gateway.calls.forms import (
     EMBEDDINGS,
     ENDPOINTS,
     FIM,
-    ChatForm,
     CompletionForm,
     EmbeddingForm,
     Endpoint,
+    FimForm,
 )
 from tramontane.gateway.calls.validation import explain, read_object
 
@@ -42,12 +43,6 @@ __all__ = [
     "read_call",
 ]
 
-_CALLS: Final[dict[str, type[Call]]] = {
-    CHAT.name: ChatCall,
-    COMPLETIONS.name: CompletionCall,
-    FIM.name: FimCall,
-    EMBEDDINGS.name: EmbeddingCall,
-}
 _UNKNOWN: Final = re.compile(r"unknown field `(?P<name>.*?)`(?: - at `\$\.?(?P<where>.*)`)?$")
 _UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
@@ -59,7 +54,8 @@ def read_call(endpoint: Endpoint, raw: bytes, *, is_strict: bool = False) -> Cal
         asked = endpoint.decoder.decode(raw)
     except _UNDECODABLE:
         return _read_closely(endpoint, raw, is_strict=is_strict)
-    return _unfit(asked) or _CALLS[endpoint.name](endpoint, raw, asked)
+    kind, unfit = _KINDS[endpoint.name]
+    return unfit(asked) or kind(endpoint, raw, asked)
 
 
 def _read_closely(endpoint: Endpoint, raw: bytes, *, is_strict: bool) -> Call | Refusal:
@@ -70,26 +66,11 @@ def _read_closely(endpoint: Endpoint, raw: bytes, *, is_strict: bool) -> Call | 
         asked = msgspec.convert(value, endpoint.form)
     except msgspec.ValidationError as error:
         return explain(str(error))
-    refusal = (
-        bounds.refused_field(value)
-        or (_unknown_field(endpoint, value) if is_strict else None)
-        or _unfit(asked)
+    refusal = bounds.refused_field(value) or (
+        _unknown_field(endpoint, value) if is_strict else None
     )
-    return refusal or _CALLS[endpoint.name](endpoint, raw, asked, value)
-
-
-def _unfit(asked: Any) -> Refusal | None:
-    """Return what is wrong with fields that are each of the right type."""
-    if isinstance(asked, ChatForm):
-        return engines.refused_chat(asked)
-    if isinstance(asked, CompletionForm):
-        return bounds.bad_prompts("prompt", asked.prompt, bounds.PROMPTS_MAX)
-    if isinstance(asked, EmbeddingForm):
-        if asked.output_dtype not in {None, "float"}:
-            message = "the field 'output_dtype' may only be float here: the engines give no others"
-            return Refusal(Code.UNSUPPORTED_BY_ENGINE, message, "output_dtype")
-        return bounds.bad_prompts("input", asked.input, bounds.INPUTS_MAX)
-    return None
+    kind, unfit = _KINDS[endpoint.name]
+    return refusal or unfit(asked) or kind(endpoint, raw, asked, value)
 
 
 def _unknown_field(endpoint: Endpoint, value: dict[str, Any]) -> Refusal | None:
@@ -107,3 +88,27 @@ def _unknown_field(endpoint: Endpoint, value: dict[str, Any]) -> Refusal | None:
             )
             return Refusal(Code.INVALID_VALUE, message, name)
     return None
+
+
+def _unfit_completion(asked: CompletionForm) -> Refusal | None:
+    return bounds.bad_prompts("prompt", asked.prompt, bounds.PROMPTS_MAX)
+
+
+def _unfit_gap(asked: FimForm) -> Refusal | None:  # noqa: ARG001 - each field says it all
+    return None
+
+
+def _unfit_embedding(asked: EmbeddingForm) -> Refusal | None:
+    if asked.output_dtype not in {None, "float"}:
+        message = "the field 'output_dtype' may only be float here: the engines give no others"
+        return Refusal(Code.UNSUPPORTED_BY_ENGINE, message, "output_dtype")
+    return bounds.bad_prompts("input", asked.input, bounds.INPUTS_MAX)
+
+
+# Each endpoint's call, and what tells what is wrong with fields that are each of the right type.
+_KINDS: Final[dict[str, tuple[type[Call], Callable[[Any], Refusal | None]]]] = {
+    CHAT.name: (ChatCall, engines.refused_chat),
+    COMPLETIONS.name: (CompletionCall, _unfit_completion),
+    FIM.name: (FimCall, _unfit_gap),
+    EMBEDDINGS.name: (EmbeddingCall, _unfit_embedding),
+}

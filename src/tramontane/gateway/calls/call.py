@@ -19,15 +19,15 @@ from tramontane.gateway.calls.stream import Edit, StreamWatch, UsageForm
 from tramontane.gateway.calls.tool_calls import GatheredCalls
 from tramontane.gateway.calls.usage import MalformedReplyError, Tokens, read_reply
 
-# What stands in front of a stream's body: by engine, and whether the caller asked for usage.
+# What stands in front of a stream's body, by engine: where the caller did not ask for usage, and
+# where he did. Of an engine that we do not know we ask for no more than usage.
 _USAGE: Final = b'{"stream_options":{"include_usage":true},'
-_RUNNING: Final = b'{"stream_options":{"include_usage":true,"continuous_usage_stats":true},'
 _PROGRESS: Final = b'{"return_progress":true,'
-_LEADS: Final[dict[tuple[str, bool], bytes]] = {
-    (LLAMACPP, False): _PROGRESS + _USAGE[1:],
-    (LLAMACPP, True): _PROGRESS,
-    (VLLM, False): _RUNNING,
+_LEADS: Final = {
+    LLAMACPP: _PROGRESS + _USAGE[1:],
+    VLLM: b'{"stream_options":{"include_usage":true,"continuous_usage_stats":true},',
 }
+_LEADS_WITH_USAGE: Final = {LLAMACPP: _PROGRESS}
 _COUNTS: Final = frozenset({"n", "n_cmpl", "best_of"})
 
 
@@ -39,8 +39,6 @@ class Call:
     an attempt of its own.
     """
 
-    is_split = False
-
     __slots__ = (
         "_asked",
         "_engine",
@@ -49,6 +47,7 @@ class Call:
         "answers",
         "endpoint",
         "form",
+        "is_split",
         "is_stream",
         "model",
         "upstream_path",
@@ -67,6 +66,7 @@ class Call:
         self.model: str = asked.model
         self.is_stream = asked.stream is True
         self.answers = 1
+        self.is_split = False
         options = asked.stream_options
         if not options:
             self.form = UsageForm.ON_FINISH
@@ -128,14 +128,14 @@ class Call:
 class TextCall(Call):
     """A request for text, as a chat or as a completion."""
 
-    __slots__ = ("is_split",)
+    __slots__ = ()
 
     def __init__(
         self, endpoint: Endpoint, raw: bytes, asked: Any, value: dict[str, Any] | None = None
     ) -> None:
         super().__init__(endpoint, raw, asked, value)
-        self.is_split = False
-        self.answers = max(asked.n or 1, asked.n_cmpl or 1, asked.best_of or 1) * self.prompts
+        if asked.n or asked.n_cmpl or asked.best_of:
+            self.answers = max(asked.n or 1, asked.n_cmpl or 1, asked.best_of or 1)
 
     def completion_tokens_max(self, context_length: int) -> int:
         """Return the most tokens that all answers together can have."""
@@ -149,14 +149,14 @@ class TextCall(Call):
         Settles whether each answer needs an attempt of its own (``is_split``).
         """
         engine = route.engine
-        asked: TextForm = self._asked
-        answers = self.answers
-        self.is_split = answers > 1 and engine in engines.COUNTS_ONE
-        return (
-            engines.refused_by_engine(engine, asked)
-            or bounds.prompt_too_long(len(self._raw), engine, route.context_length * self.prompts)
-            or (bounds.too_many_answers(answers) if answers > 1 else None)
-        )
+        refusal = engines.refused_by_engine(engine, self._asked)
+        if refusal is None and len(self._raw) > bounds.BODY_BYTES_FREE:
+            context_length = route.context_length * self.prompts
+            refusal = bounds.prompt_too_long(len(self._raw), engine, context_length)
+        if self.answers > 1:
+            self.is_split = engine in engines.COUNTS_ONE
+            refusal = refusal or bounds.too_many_answers(self.answers)
+        return refusal
 
     def part(self, number: int) -> "TextCall":
         """Return the call for one of the answers: those of the first prompt come first."""
@@ -184,8 +184,8 @@ class TextCall(Call):
             is_asked = self.form is UsageForm.OWN_CHUNK
             is_silent = asked.stream_options is msgspec.UNSET
             if is_silent or (is_asked and engine != VLLM):
-                lead = _LEADS.get((engine, is_asked), b"" if is_asked else _USAGE)
-                if not lead:
+                lead = _LEADS_WITH_USAGE.get(engine) if is_asked else _LEADS.get(engine, _USAGE)
+                if lead is None:
                     return (self._raw,)
                 start = self._raw.index(b"{") + 1
                 return (lead, memoryview(self._raw)[start:])

@@ -17,7 +17,7 @@ from tramontane.domain.routing import Route
 from tramontane.gateway.calls import bounds, infill, logprobs
 from tramontane.gateway.calls.call import Call, TextCall, as_object, choices_of
 from tramontane.gateway.calls.engines import LLAMACPP
-from tramontane.gateway.calls.forms import COMPLETIONS, CompletionForm, FimForm
+from tramontane.gateway.calls.forms import COMPLETIONS, CompletionForm, Endpoint, FimForm
 from tramontane.gateway.calls.stream import StreamWatch
 from tramontane.gateway.calls.usage import Tokens, read_reply, tokens_of
 
@@ -33,6 +33,12 @@ class CompletionCall(TextCall):
     def prompt(self) -> object:
         """Return the text or the tokens to go on with, or a list of such."""
         return self._asked.prompt
+
+    def __init__(
+        self, endpoint: Endpoint, raw: bytes, asked: Any, value: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(endpoint, raw, asked, value)
+        self.answers *= self.prompts
 
     @property
     def prompts(self) -> int:

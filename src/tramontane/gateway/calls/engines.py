@@ -56,19 +56,28 @@ _NOWHERE: Final = {
     "audio": "leave it out: the answer is text",
     "web_search_options": "leave it out and give the model a tool for searching",
     "moderation": "leave it out: no model moderates here",
+    "guardrails": "leave them out: the answer is the model's as it is",
     "prompt_mode": "leave it out, or say in a system message how to answer",
 }
 
 
 def refused_chat(asked: ChatForm) -> Refusal | None:
     """Return why no engine can answer this chat as it was asked, or None."""
-    for name, instead in _NOWHERE.items():
-        if getattr(asked, name):
-            return _unsupported(name, f"no model here does that: {instead}")
-    if asked.guardrails:
-        return _unsupported("guardrails", "no model here has any: leave them out")
+    if (
+        asked.functions
+        or asked.function_call
+        or asked.audio
+        or asked.web_search_options
+        or asked.moderation
+        or asked.prompt_mode
+        or asked.guardrails
+    ):
+        name, instead = next(item for item in _NOWHERE.items() if getattr(asked, item[0]))
+        return _unsupported(name, f"no model here does that: {instead}")
     if asked.modalities is not None and set(asked.modalities) - {"text"}:
         return _unsupported("modalities", 'no model here makes anything but text: send ["text"]')
+    if asked.tool_choice is None and asked.response_format is None:
+        return None
     return _wrong_tools(asked) or _wrong_format(asked)
 
 
@@ -133,6 +142,11 @@ def refused_by_engine(engine: str, asked: TextForm | FimForm) -> Refusal | None:
 def _refused_completion(asked: CompletionForm) -> Refusal | None:
     if asked.max_tokens == 0:
         return _unsupported("max_tokens", "llama.cpp makes at least one token: ask for 1 or more")
+    if asked.suffix:
+        if asked.echo or asked.logprobs or not is_text(asked.prompt):
+            why = "llama.cpp fills in between two texts only, without echo and logprobs"
+            return _unsupported("suffix", why)
+        return None
     if not asked.echo:
         return None
     if asked.logprobs is not None and asked.logprobs is not False:
@@ -140,8 +154,6 @@ def _refused_completion(asked: CompletionForm) -> Refusal | None:
             "logprobs",
             "with echo it means the prompt's too, and llama.cpp tells those of its answer only",
         )
-    if asked.suffix:
-        return _unsupported("echo", "llama.cpp fills in the middle without its ends: leave one out")
     if not is_text(asked.prompt):
         return _unsupported(
             "echo", "llama.cpp does not tell the text of token ids: send the prompt as text"
