@@ -54,6 +54,20 @@ RIGHT: dict[str, dict[str, Any]] = {
         "engine_options": {"mode": "chat"},
     },
     "POST /deployments/tramontane-demo/scale": {"replicas": 1},
+    "PUT /limits": {
+        "project": "default",
+        "model": "chat",
+        "requests_per_minute_max": 1,
+        "tokens_per_minute_max": 1,
+        "requests_in_flight_max": 1,
+        "budget_micro": 1,
+    },
+    "PUT /prices/tramontane-demo": {
+        "prompt_micro": 1,
+        "completion_micro": 1,
+        "cached_micro": 1,
+        "request_micro": 1,
+    },
 }
 REQUIRED = {
     "POST /organizations": ["name"],
@@ -63,6 +77,8 @@ REQUIRED = {
     "POST /deployments": ["name", "model"],
     "PATCH /deployments/tramontane-demo": [],
     "POST /deployments/tramontane-demo/scale": ["replicas"],
+    "PUT /limits": [],
+    "PUT /prices/tramontane-demo": [],
 }
 EVERY_FIELD = [(route, field) for route, body in RIGHT.items() for field in body]
 
@@ -227,7 +243,8 @@ HOSTILE_REFS = [
     "path",
     [
         "/organizations/{}", "/projects/{}", "/api-keys/{}", "/models/{}", "/deployments/{}",
-        "/deployments/{}/logs", "/deployments/{}/events", "/replicas/{}",
+        "/deployments/{}/logs", "/deployments/{}/events", "/replicas/{}", "/limits/{}",
+        "/prices/{}",
     ],
 )  # fmt: skip
 def test_hostile_references(shared_cloud: Cloud, path: str) -> None:
@@ -248,6 +265,9 @@ QUERIES = {
     "/nodes": ["after=nod_aaaaaaaaaaaaaaaaaaaa", "cluster=a%0ab"],
     "/usage": ["from_ms=-1", "to_ms=253402300800000", "group_by=user", "limit=1001", "from_ms=x"],
     "/usage/events": ["after=evt_aaaaaaaaaaaaaaaaaaaa", "limit=0", "after=%00"],
+    "/limits": ["after=lim_aaaaaaaaaaaaaaaaaaaa", "limit=0", "project=%00", "api_key=a%20b"],
+    "/budgets": ["after=lim_aaaaaaaaaaaaaaaaaaaa", "limit=101", "organization=%F0%9F%98%80"],
+    "/prices": ["after=mdl_aaaaaaaaaaaaaaaaaaaa", "limit=0"],
     "/events?subject=dep_x": ["after=x", "limit=0"],
     "/events": ["subject=%00", "subject="],
 }
@@ -320,7 +340,7 @@ def test_no_body_makes_a_bug_show(shared_cloud: Cloud, route: str) -> None:
     def check(body: Any, is_completed: bool) -> None:
         if is_completed and isinstance(body, dict):
             body = RIGHT[route] | body | {"other": 1}
-        if route.startswith("PATCH") and isinstance(body, dict):
+        if route.startswith(("PATCH", "PUT")) and isinstance(body, dict):
             body = body | {"other": 1}
         reply = send(shared_cloud, route, body)
         assert 400 <= reply.status_code < 500, reply.text
