@@ -305,6 +305,10 @@ class UpstreamConnection(asyncio.Protocol):
         if self._is_complete:  # a second reply to one request
             return
         if status < 200:
+            # The parser takes any number, and a body where there is none (RFC 9112, 6.3).
+            if status < 100 or any(name.lower() in _FRAMING for name, _ in self._headers):
+                msg = f"an interim reply with status {status} and a body"
+                raise ValueError(msg)
             self._headers.clear()
             return
         self._status = status
