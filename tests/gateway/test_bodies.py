@@ -251,18 +251,7 @@ JSON = st.recursive(
 
 @given(st.dictionaries(st.text(max_size=8), JSON, max_size=6), st.booleans())
 def test_whatever_else_a_body_holds_reaches_the_engine(extra: dict, stream: bool):
-    known = {
-        "model",
-        "messages",
-        "stream",
-        "stream_options",
-        "random_seed",
-        "tool_choice",
-        "tools",
-        "response_format",
-    }
-    known |= {"max_tokens", "temperature", "top_p", "n", "seed", "stop", "max_completion_tokens"}
-    known |= {*bounds.Bounded.__struct_fields__, *bounds.REFUSED}
+    known = {*CHAT.form.__struct_fields__, *bounds.REFUSED}
     extra = {key: value for key, value in extra.items() if key not in known}
     for upstream in ("m", "other"):
         found = sent(

@@ -189,7 +189,7 @@ def change(engine: str, asked: TextForm, value: dict[str, Any]) -> None:
     seed = value.pop("random_seed", None)
     if seed is not None and value.get("seed") is None:
         value["seed"] = seed
-    if not value.get("suffix"):
+    if isinstance(asked, CompletionForm) and not asked.suffix:
         value.pop("suffix", None)  # vLLM refuses an empty one
     if engine == LLAMACPP:
         penalty = value.pop("repetition_penalty", None)
