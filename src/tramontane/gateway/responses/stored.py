@@ -17,7 +17,7 @@ import orjson
 
 from tramontane.domain.refusal import Code, Refusal
 from tramontane.domain.routing import RouteKey
-from tramontane.gateway.control_plane.stored_link import AWAY, StoredLink
+from tramontane.gateway.control_plane.stored_link import AWAY, StoredLink, Told
 
 if TYPE_CHECKING:
     from tramontane.gateway.calls.responses.call import ResponsesCall
@@ -26,6 +26,10 @@ LOG: Final = logging.getLogger("tramontane.gateway.responses")
 PATH: Final = "/internal/v1/responses"
 REPORT_S: Final = 1.0
 RETRY_S: Final = 1.0
+# Of requests that wait for the control plane: beyond them, and this long after it did not answer,
+# none waits, so that a control plane that hangs holds up nobody for longer than it must.
+WAITING_MAX: Final = 64
+AWAY_S: Final = 1.0
 RUNS_MAX: Final = 512  # in the background at a time; each keeps its answer in memory
 NOT_REACHED: Final = Refusal(
     Code.UNAVAILABLE,
@@ -80,6 +84,8 @@ class StoredResponses:
         self._next_report: asyncio.TimerHandle | None = None
         self._is_closed = False
         self._unsaved = 0
+        self._waiting = 0
+        self._away_until = 0.0
 
     @property
     def is_full(self) -> bool:
@@ -93,7 +99,7 @@ class StoredResponses:
 
     def look(self, told: Callable[[bool], None]) -> None:
         """Tell whether what is stored now would be."""
-        self._ask("POST", "/report", self._report(), lambda status, _: told(status == 200))
+        self._ask_for("POST", "/report", self._report(), lambda status, _: told(status == 200))
 
     def history(
         self, project_id: str, response_id: str, told: Callable[[list[Item] | Refusal], None]
@@ -104,7 +110,7 @@ class StoredResponses:
         def read(status: int, data: bytes) -> None:
             told(orjson.loads(data)["items"] if status == 200 else _refusal_of(status, data))
 
-        self._ask("GET", path, None, read)
+        self._ask_for("GET", path, None, read)
 
     def keep(
         self,
@@ -126,7 +132,7 @@ class StoredResponses:
         def read(status: int, data: bytes) -> None:
             told(None if status == 200 else _refusal_of(status, data))
 
-        self._ask("POST", "", wish, read)
+        self._ask_for("POST", "", wish, read)
 
     # In the background.
 
@@ -194,9 +200,22 @@ class StoredResponses:
             "in_progress": [run.id for run in runs if run.has_begun],
         }
 
-    def _ask(
-        self, method: str, path: str, value: object, told: Callable[[int, bytes], None]
-    ) -> None:
+    def _ask_for(self, method: str, path: str, value: object, told: Told) -> None:
+        """Ask for a request that waits for the answer."""
+        if self._waiting >= WAITING_MAX or self._loop.time() < self._away_until:
+            told(AWAY, b"")
+            return
+        self._waiting += 1
+
+        def answer(status: int, data: bytes) -> None:
+            self._waiting -= 1
+            if status == AWAY:
+                self._away_until = self._loop.time() + AWAY_S
+            told(status, data)
+
+        self._ask(method, path, value, answer)
+
+    def _ask(self, method: str, path: str, value: object, told: Told) -> None:
         body = None if value is None else orjson.dumps(value)
         self._link.ask(method, PATH + path, body, told)
 
