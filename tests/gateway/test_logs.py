@@ -39,7 +39,8 @@ def test_json_lines_without_prompts_keys_or_secrets(tmp_path: Path):
         messages = [{"role": "user", "content": PROMPT}]
         scripts = [{}, {"die": "before"}, {"die": "chunks"}, {"raw": PROMPT}]
         scripts += [{"status": 500, "message": PROMPT}, {"error_after": 1, "message": PROMPT}]
-        for script in scripts:
+        for number, script in enumerate(scripts):
+            messages = [{"role": "user", "content": f"{PROMPT} {number}"}]  # for any replica
             for stream in (False, True):
                 with contextlib.suppress(httpx.RemoteProtocolError):  # a stream that breaks off
                     gateway.chat(messages=messages, stub=script, stream=stream)

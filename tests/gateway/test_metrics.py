@@ -25,6 +25,7 @@ from tests.support.gateway import (
 from tests.support.stub_control import StubControl
 from tests.support.stub_engine import StubEngine
 from tests.support.waiting import until
+from tramontane.domain.limits import Limit, LimitScope
 from tramontane.domain.usage import Outcome
 from tramontane.gateway.telemetry import exposition
 from tramontane.gateway.telemetry.names import METRICS
@@ -144,6 +145,25 @@ def test_a_request_in_flight_shows_and_a_refused_connection_is_a_fault(
     assert page.value(P + "ejections_total", **DEMO) >= 1
     labels = {"endpoint": "chat.completions", "outcome": "cut", "status": "2xx"}
     assert page.value(P + "requests_total", **DEMO, **labels) == 1
+
+
+def test_refusals_by_limits_show_their_meter_and_scope(tmp_path: Path):
+    limit = Limit("lim_1", LimitScope.PROJECT, PROJECT, requests_per_minute_max=1)
+    with StubEngine() as engine:
+        table = make_table(make_route([engine.address]), limits={limit.id: limit})
+        keys = {name: replace(key, limit_ids=(limit.id,)) for name, key in table.keys.items()}
+        with (
+            StubControl(replace(table, keys=keys)) as control,
+            GatewayThread(tmp_path, control.url) as gateway,
+        ):
+            gateway.wait_ready()
+            assert [gateway.chat().status_code for _ in range(3)] == [200, 429, 429]
+            page = page_of(gateway)
+    meter = {"meter": "requests", "scope": "project"}
+    assert page.value(P + "limit_refusals_total", **DEMO, **meter) == 2
+    labels = {"endpoint": "chat.completions", "outcome": "refused", "status": "4xx"}
+    assert page.value(P + "requests_total", **DEMO, **labels) == 2
+    assert page.value(P + "refusals_total", code="rate_limit_exceeded") == 2
 
 
 def test_models_beyond_the_cap_share_one_series(tmp_path: Path):

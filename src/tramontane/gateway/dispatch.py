@@ -102,6 +102,7 @@ class Gateway:
         self.admission = Admission(loop, leases, limits, time.monotonic)
         self.telemetry = Telemetry(meter.gateway, __version__, limits.metric_series_max)
         self.metrics = MetricsPage(self)
+        self.admission.on_refusal = self.telemetry.limit_refused
         self.spans: Spans | None = None  # set at the start when tracing is on
         self.replica_tls: ReplicaTls | None = None  # set at the start when replicas speak TLS
         self.stored: StoredResponses | None = None  # set at the start with a control plane

@@ -47,6 +47,8 @@ class Admission:
         self._chance = random.Random(leases.holder)  # noqa: S311 - gateways must not ask in step
         self._next_look: asyncio.TimerHandle | None = None
         leases.on_change = self._pass
+        # Told project, model, meter and scope of each refusal by a limit.
+        self.on_refusal: Callable[[str, str, LimitMeter, LimitScope], None] = lambda *_: None
 
     # What an exchange calls.
 
@@ -194,7 +196,14 @@ class Admission:
     def _judge(
         self, held: Held, waiting: Waiting, now: float, *, is_new: bool = False
     ) -> Refusal | None:
-        """Return why it makes no sense to wait (any more) for ``held``, or None."""
+        """Return why it makes no sense to wait (any more) for ``held``, or None; count it."""
+        refusal = self._why_not(held, waiting, now, is_new=is_new)
+        if refusal is not None:
+            binding = waiting.binding
+            self.on_refusal(binding.key.project_id, binding.model, held.meter, held.limit.scope)
+        return refusal
+
+    def _why_not(self, held: Held, waiting: Waiting, now: float, *, is_new: bool) -> Refusal | None:
         if held.limit.id == _OWN:
             return refusals.too_many_in_flight(held.bound)
         if held.meter is LimitMeter.BUDGET and waiting.cost > held.bound:

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Collection
 from typing import Final
 
+from tramontane.domain.limits import LimitMeter, LimitScope
 from tramontane.domain.refusal import Code
 from tramontane.gateway.telemetry.names import Metric
 from tramontane.gateway.telemetry.series import RouteSeries
@@ -60,6 +61,12 @@ class Telemetry:
     def refused(self, code: Code) -> None:
         """Count an error that went to a client."""
         self.refusals[code] = self.refusals.get(code, 0) + 1
+
+    def limit_refused(
+        self, project_id: str, model: str, meter: LimitMeter, scope: LimitScope
+    ) -> None:
+        """Count a refusal by a limit."""
+        self.series_of(project_id, model).limit_refused(meter, scope)
 
     def count_spans(self, exported: int, dropped: int) -> None:
         """Count spans that the collector took, or did not; from any thread."""
