@@ -13,10 +13,12 @@ from tramontane.domain.deployment import (
     DeploymentStatus,
     Scale,
 )
+from tramontane.domain.limits import Limit, LimitScope
 from tramontane.domain.planning.route_plan import RouteSnapshot, plan_routes, retry_after_s
+from tramontane.domain.pricing import Prices
 from tramontane.domain.replica import Replica, ReplicaStatus
 from tramontane.domain.routing import RouteTable
-from tramontane.domain.tenancy import ApiKey, Role
+from tramontane.domain.tenancy import ApiKey, Organization, Role
 
 
 def table_of(deployments: list[Deployment], replicas: list[Replica]) -> RouteTable:
@@ -132,3 +134,49 @@ def test_a_canary_is_routed_once_it_serves_and_under_both_names() -> None:
     assert (plain.deployment_id, plain.canary.deployment_id) == (stable.id, canary.id)
     orphaned = table_of([canary], [serving]).routes
     assert [route.model for route in orphaned] == ["chat-2"]
+
+
+def test_a_key_is_told_its_limits_models_and_blocks() -> None:
+    project = replace(PROJECT, allowed_models=("a", "b"), is_strict=True)
+    key = ApiKey("key_1", PROJECT.id, "k", Role.MEMBER, "hash", "tmt_...", NOW_MS)
+    owner = Organization(PROJECT.organization_id, "o", NOW_MS, may_store_responses=True)
+    subjects = [PROJECT.id, "key_1", "another", PROJECT.organization_id]
+    limits = tuple(Limit(f"lim_{n}", LimitScope.PROJECT, it) for n, it in enumerate(subjects))
+    deployment = deployment_of()
+    priced = Prices(prompt_micro=5)
+    base = RouteSnapshot(
+        now_ms=NOW_MS,
+        hmac_key="00",
+        keys=((replace(key, allowed_models=("b", "c")), project),),
+        deployments=(deployment,),
+        replicas=(),
+        organizations=(owner,),
+        limits=limits,
+        prices={deployment.spec.model_version_id: priced, "mdv_other": Prices(9)},
+    )
+    table = plan_routes(base)
+    told = table.keys["hash"]
+    assert told.limit_ids == ("lim_3", "lim_0", "lim_1")
+    assert list(table.limits) == ["lim_0", "lim_1", "lim_3"]
+    assert (told.models, told.is_strict, told.may_store, told.blocked) == (("b",), True, True, None)
+    assert table.routes[0].prices == priced
+    assert plan_routes(replace(base, limits=limits[::-1])) == table
+
+
+@pytest.mark.parametrize(
+    ("of_organization", "of_project", "of_key", "told"),
+    [
+        (None, None, None, None),
+        (None, None, 1, "key"),
+        (None, 1, 1, "project"),
+        (1, 1, 1, "organization"),
+    ],
+)
+def test_who_was_blocked(
+    of_organization: int | None, of_project: int | None, of_key: int | None, told: str | None
+) -> None:
+    key = ApiKey("k", PROJECT.id, "k", Role.MEMBER, "h", "r", NOW_MS, blocked_at_ms=of_key)
+    owner = Organization(PROJECT.organization_id, "o", NOW_MS, blocked_at_ms=of_organization)
+    pair = (key, replace(PROJECT, blocked_at_ms=of_project))
+    snapshot = RouteSnapshot(NOW_MS, "00", (pair,), (), (), organizations=(owner,))
+    assert plan_routes(snapshot).keys["h"].blocked == told

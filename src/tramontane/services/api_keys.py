@@ -134,7 +134,8 @@ class ApiKeys:
 
         def write(tx: Transaction) -> DescribedApiKey:
             seen = _get(tx, principal, key_id)
-            new, whats = seen, []
+            new = seen
+            whats: list[str] = []
             if is_blocked not in {None, seen.blocked_at_ms is not None}:
                 if seen.id == principal.key_id:
                     message = (

@@ -56,7 +56,8 @@ class Organizations:
             seen = tenancy.get_organization(tx, ref)
             if seen is None:
                 raise not_found("organization", ref)
-            new, whats = seen, []
+            new = seen
+            whats: list[str] = []
             if is_blocked is not None and is_blocked != (seen.blocked_at_ms is not None):
                 new = replace(new, blocked_at_ms=now_ms if is_blocked else None)
                 whats.append("blocked" if is_blocked else "unblocked")

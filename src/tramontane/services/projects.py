@@ -78,7 +78,8 @@ class Projects:
 
         def write(tx: Transaction) -> Project:
             seen = project_named(tx, principal, ref, param=None)
-            new, whats = seen, []
+            new = seen
+            whats: list[str] = []
             if change.is_blocked not in {None, seen.blocked_at_ms is not None}:
                 new = replace(new, blocked_at_ms=now_ms if change.is_blocked else None)
                 whats.append("blocked" if change.is_blocked else "unblocked")

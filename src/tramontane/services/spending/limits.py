@@ -86,7 +86,7 @@ class Limits:
                 message = "the limit bounds nothing: give one of " + ", ".join(_BOUNDS)
                 raise refuse(Code.MISSING_REQUIRED_PARAMETER, message, param=_BOUNDS[0])
             seen = limits.find(tx, subject_id, model)
-            if seen == replace(new, id=seen.id if seen else limit_id):
+            if seen is not None and seen == replace(new, id=seen.id):
                 return seen
             if seen is None:
                 limits.insert(tx, new, now_ms)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from sqlalchemy import (
+    BindParameter,
     Select,
     Table,
     and_,
@@ -67,7 +68,7 @@ _SPENT: Final = select(budget_spending).where(
     budget_spending.c.limit_id.in_(bindparam("budgets", expanding=True)),
     budget_spending.c.period == bindparam("period"),
 )
-_PLACES: Final = bindparam("places", expanding=True)
+_PLACES: Final[BindParameter[Any]] = bindparam("places", expanding=True)
 _HOLDS_CHARGED: Final = select(slice_holds).where(
     tuple_(slice_holds.c.limit_id, slice_holds.c.period).in_(_PLACES), _IS_BUDGET
 )
