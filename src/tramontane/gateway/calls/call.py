@@ -252,14 +252,14 @@ class ChatCall(TextCall):
             return _Prefixed(last.content)  # of its whole replies it is the beginning anyway
         return _with_complete_logprobs if asked.logprobs else None
 
-    def read_whole(self, body: bytes, request_id: str) -> tuple[bytes, Tokens | None]:
+    def read_whole(self, body: bytes, request_id: str) -> tuple[bytes, Tokens | None]:  # noqa: ARG002 - see embeddings
         """Return an engine's whole reply as the caller gets it, and its token counts."""
         tokens, _ = read_reply(body)
         asked: ChatForm = self._asked
         if self.is_split or not (asked.tools or asked.logprobs):
             return body, tokens
         reply = as_object(body)
-        has_changed = tool_calls.complete_whole(reply, request_id)
+        has_changed = tool_calls.complete_whole(reply)
         if asked.logprobs:
             _with_complete_logprobs(reply)
         return orjson.dumps(reply) if has_changed or asked.logprobs else body, tokens

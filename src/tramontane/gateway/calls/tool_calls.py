@@ -5,9 +5,9 @@ Mistral's clients refuse the further ones or lose the arguments without a word; 
 holds a whole call is read by all of them.
 """
 
+import secrets
 from typing import Any, Final
 
-_NAME_MAX: Final = 16  # letters of a call's id that we have to make up
 _LEFT_OUT: Final = frozenset({"choices", "usage", "timings"})
 
 
@@ -17,11 +17,9 @@ class GatheredCalls:
     ``is_rest_empty``: nothing is left of the last chunk once its pieces were taken out.
     """
 
-    __slots__ = ("_counts", "_open", "_seed", "is_rest_empty", "whole")
+    __slots__ = ("_counts", "_open", "is_rest_empty", "whole")
 
-    def __init__(self, request_id: str = "") -> None:
-        """``request_id`` makes ids for calls that the engine gave none."""
-        self._seed = request_id[-_NAME_MAX:]
+    def __init__(self) -> None:
         self._open: dict[int, dict[str, Any]] = {}  # by the choice's index
         self._counts: dict[int, int] = {}
         self.whole: list[dict[str, Any]] = []
@@ -81,7 +79,7 @@ class GatheredCalls:
         arguments = "".join(call["arguments"]) or "{}"
         whole = {
             "index": place,
-            "id": call["id"] or f"call{self._seed}{number}x{place}",
+            "id": call["id"] or _fresh_id(),
             "type": "function",
             "function": {"name": call["name"], "arguments": arguments},
         }
@@ -90,7 +88,7 @@ class GatheredCalls:
         self.whole.append({**base, "choices": [choice]})
 
 
-def complete_whole(reply: dict[str, Any], request_id: str) -> bool:
+def complete_whole(reply: dict[str, Any]) -> bool:
     """Give every call of a whole reply what clients need; False when nothing was missing."""
     has_changed = False
     choices = reply.get("choices")
@@ -102,13 +100,17 @@ def complete_whole(reply: dict[str, Any], request_id: str) -> bool:
         if choice.get("finish_reason") == "stop":
             choice["finish_reason"] = "tool_calls"
             has_changed = True
-        for place, call in enumerate(calls):
+        for call in calls:
             if isinstance(call, dict) and not (call.get("id") and call.get("type")):
-                seed = request_id[-_NAME_MAX:]
-                call["id"] = call.get("id") or f"call{seed}{choice.get('index', 0)}x{place}"
+                call["id"] = call.get("id") or _fresh_id()
                 call["type"] = "function"
                 has_changed = True
     return has_changed
+
+
+def _fresh_id() -> str:
+    """Return nine letters and digits, the only form that templates of Mistral's models take."""
+    return secrets.token_hex(5)[:9]
 
 
 def _text_of(arguments: object) -> str:
