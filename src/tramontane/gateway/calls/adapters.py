@@ -1,9 +1,9 @@
 """How a request names the LoRA adapter that it wants, in the words of each engine.
 
 vLLM serves an adapter as a model of its own name. llama.cpp loads adapters when it starts and takes
-a scale for each of them with every request ("lora" in its server's README); those left out keep
-the scale of the start, so all are named: 1 for the one wanted, 0 for the others, and 0 for all when
-the plain model is wanted. The caller cannot send the field himself (`bounds`).
+a scale for each of them with every request ("lora" in its server's README). Without the field all
+that were loaded are applied, so it is always sent and names each: 1 for the one wanted, 0 for the
+others, and 0 for all when the plain model is wanted. The caller cannot send it himself (`bounds`).
 """
 
 from typing import Any, Final
