@@ -137,19 +137,14 @@ class _ControlPlane:
         )
         autoscale = AutoscaleReconciler(db, self._clock, wake=self._wake_converging)
         interval_s = settings.reconcile_interval_ms / 1000
-        metering = MeteringReconciler(db, self._clock)
         self._replica_loop = self._loop("replicas", self._replicas.step, interval_s, holder)
         self._route_loop = self._loop("routes", routes.step, _ROUTES_INTERVAL_S, holder)
-        metering_loop = self._loop("metering", metering.step, _METERING_INTERVAL_S, holder)
-        responses = ResponsesReconciler(db, self._clock, keep_days=settings.responses_keep_days)
-        responses_loop = self._loop("responses", responses.step, _RESPONSES_INTERVAL_S, holder)
         self._autoscale_loop = self._loop("autoscale", autoscale.step, autoscale.pause_s, holder)
         self._loops = (
             self._replica_loop,
             self._route_loop,
             self._autoscale_loop,
-            metering_loop,
-            responses_loop,
+            *self._keeping_loops(holder),
         )
         self._services = make_services(
             db=db,
@@ -215,6 +210,16 @@ class _ControlPlane:
         holder: str,
     ) -> Loop:
         return Loop(name, step, interval_s, db=self._db, clock=self._clock, holder=holder)
+
+    def _keeping_loops(self, holder: str) -> tuple[Loop, ...]:
+        """Return the loops that nobody wakes: they look after what is kept."""
+        metering = MeteringReconciler(self._db, self._clock)
+        keep_days = self._settings.responses_keep_days
+        responses = ResponsesReconciler(self._db, self._clock, keep_days=keep_days)
+        return (
+            self._loop("metering", metering.step, _METERING_INTERVAL_S, holder),
+            self._loop("responses", responses.step, _RESPONSES_INTERVAL_S, holder),
+        )
 
     def _wake(self) -> None:
         self._wake_converging()

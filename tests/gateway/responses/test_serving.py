@@ -6,7 +6,13 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.gateway import MEMBER_KEY, OTHER_KEY, OTHER_PROJECT, GatewayThread
+from tests.support.gateway import (
+    MEMBER_KEY,
+    OTHER_KEY,
+    OTHER_PROJECT,
+    GatewayThread,
+    GatewayUnderTest,
+)
 from tests.support.stub_control import StubControl
 from tests.support.stub_engine import StubEngine
 from tests.support.waiting import until
@@ -14,7 +20,7 @@ from tests.support.waiting import until
 PATH = "/v1/responses"
 
 
-def create(gateway: GatewayThread, key: str = MEMBER_KEY, **fields: Any) -> httpx.Response:
+def create(gateway: GatewayUnderTest, key: str = MEMBER_KEY, **fields: Any) -> httpx.Response:
     with gateway.client(key) as client:
         return client.post(PATH, json={"model": "demo", "input": "hello"} | fields)
 
