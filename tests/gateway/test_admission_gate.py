@@ -221,6 +221,8 @@ def test_the_bound_of_a_key_counts_on_each_gateway_without_asking_anybody():
     wider = replace(key, requests_in_flight_max=3)
     assert gate.ask(wider).is_in
     assert not gate.ask(wider).is_in
+    gate.apply(world.limits)  # a new table forgets nobody
+    assert not gate.ask(wider).is_in
     assert world.reports == []
 
 
@@ -369,6 +371,40 @@ def test_without_a_control_plane_each_gateway_keeps_to_its_share():
     back = [gates[number % 4].ask(key) for number in range(400)]
     world.run(3)
     assert count(back) == 100
+
+
+def test_without_a_control_plane_a_share_of_tokens_admits_a_request_that_could_take_all():
+    limit = make_limit(tokens_per_minute_max=4_000)
+    world = World(limit)
+    key = make_key(limit)
+    gates = [world.gate(f"g{number}") for number in range(4)]
+    for _ in range(2):
+        for gate in gates:
+            early = gate.ask(key, completion=5)
+            world.run(0.1)
+            early.end((10, 5, 0))
+        world.run(6)
+    world.is_up = False
+    world.run(60)
+    asked = [gate.ask(key, completion=50_000) for gate in gates]
+    world.run(3)
+    assert count(asked) == 4
+    for item in asked:
+        item.end((10, 40, 0))
+    again = [gate.ask(key, completion=50_000) for gate in gates]
+    world.run(1)
+    assert count(again) == 0
+    assert count([gate.ask(key, completion=900) for gate in gates]) == 4
+
+
+def test_the_first_start_without_a_control_plane_goes_by_what_was_last_known():
+    limit = make_limit(requests_per_minute_max=100)
+    world = World(limit)
+    world.is_up = False
+    gate = world.gate("a", gateways=4)
+    asked = [gate.ask(make_key(limit)) for _ in range(60)]
+    world.run(2.5)
+    assert count(asked) == 25
 
 
 def test_without_a_control_plane_a_budget_is_what_is_held():

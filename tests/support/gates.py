@@ -88,8 +88,9 @@ class World:
     def accept(self, charges: tuple[Charge, ...]) -> None:
         self.books = slices.settle(self.books, charges)
 
-    def gate(self, name: str, **limits: Any) -> "Gate":
-        return Gate(self, name, Limits(**limits))
+    def gate(self, name: str, *, gateways: int = 1, **limits: Any) -> "Gate":
+        """Start a gateway that knows of so many."""
+        return Gate(self, name, Limits(**limits), gateways)
 
 
 class Line:
@@ -98,6 +99,7 @@ class Line:
     def __init__(self, world: World) -> None:
         self.world = world
         self.is_up = True
+        self.gateways = 1
         self.charges: list[Charge] = []
         self._on_reply: Callable[[Reply], None] = lambda _: None
         self._on_failure: Callable[[str, bool, bool], None] = lambda *_: None
@@ -193,10 +195,11 @@ class Asked:
 class Gate:
     """The admission of one gateway in a `World`."""
 
-    def __init__(self, world: World, name: str, limits: Limits) -> None:
+    def __init__(self, world: World, name: str, limits: Limits, gateways: int) -> None:
         self.world = world
         self.name = name
         self.line = Line(world)
+        self.line.gateways = gateways
         self.settled = Settled()
         self.leases = Leases(name, self.line, limits, self.settled, world.time)
         self.admission = Admission(world, self.leases, limits, world.time)  # type: ignore[arg-type]

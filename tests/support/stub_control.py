@@ -153,6 +153,7 @@ class StubControl:
 
 class _Answering(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two writes
     control: StubControl
 
     def log_message(self, format: str, *args: object) -> None:

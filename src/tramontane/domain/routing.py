@@ -33,6 +33,10 @@ class RouteKey:
     is_strict: bool = False
     may_store: bool = False
 
+    def may_call(self, model: str) -> bool:
+        """Tell whether the key may call the model that is asked for as ``model``."""
+        return self.models is None or model in self.models
+
 
 @dataclass(frozen=True, slots=True)
 class RouteReplica:

@@ -326,11 +326,12 @@ class Gateway:
             return
         wanted = unquote(path[len(_MODELS) + 1 :].rstrip("/"))
         if not wanted:
-            routes = [active.route for active in self.index.by_project.get(key.project_id, [])]
+            actives = self.index.by_project.get(key.project_id, [])
+            routes = [active.route for active in actives if key.may_call(active.route.model)]
             client.reply(200, replies.JSON_TYPE, orjson.dumps(replies.cards(routes)))
             return
         active = self.index.find(key.project_id, wanted)
-        if active is None:
+        if active is None or not key.may_call(wanted):
             self.refuse(client, request, refusals.model_not_found(wanted))
         else:
             client.reply(200, replies.JSON_TYPE, orjson.dumps(replies.card(active.route)))

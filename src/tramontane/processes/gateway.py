@@ -183,7 +183,7 @@ async def serve(  # noqa: PLR0917 - wiring
     authority = (
         LocalAuthority(loop, clock)
         if isinstance(links, Alone)
-        else SliceLink(links[0].another(), name, loop, limits)
+        else SliceLink(links[0].another(), name, loop, limits, folder)
     )
     gateway = Gateway(
         loop,

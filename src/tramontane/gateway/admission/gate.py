@@ -104,7 +104,11 @@ class Admission:
         self._bindings.clear()
         for place, held in list(self._slices.items()):
             limit_id, meter = place
-            if limit_id == _OWN or held.limit == table.limits.get(held.limit.id):
+            if held.limit.id == _OWN:
+                if not held.used:
+                    del self._slices[place]
+                continue
+            if held.limit == table.limits.get(limit_id):
                 continue
             limit = table.limits.get(limit_id)
             bound = bound_of(limit, meter) if limit is not None else None
@@ -125,7 +129,7 @@ class Admission:
         deadline = self._now() + self._limits.slices_close_s
         self._leases.give_all_back()
         while not self._leases.is_settled and self._now() < deadline:
-            self._leases.send({}, self._now())
+            self._leases.send(dict, self._now())
             await asyncio.sleep(0.01)
         if not self._leases.is_settled:
             self._leases.leave_word()
@@ -151,7 +155,7 @@ class Admission:
             held.used += 1
         reserves: list[int] = []
         for held in binding.tokens:
-            reserve = tokens if tokens < held.bound else held.bound
+            reserve = tokens if tokens < held.cap else held.cap
             reserves.append(reserve)
             held.reserved += reserve
             held.free = left = held.free - reserve
@@ -178,8 +182,7 @@ class Admission:
     def _wait(self, waiting: Waiting, now: float) -> Ticket | Refusal | None:
         binding, tokens, cost = waiting.binding, waiting.tokens, waiting.cost
         if self._leases.is_away:
-            for held in binding.all:
-                self._share(held, now)
+            self._share(waiting, now)
             ticket = self._take(binding, tokens, cost)
             if ticket is not None:
                 return ticket
@@ -223,11 +226,21 @@ class Admission:
     def _schedule_pass(self) -> None:
         if not self._is_pass_due:
             self._is_pass_due = True
-            self._loop.call_soon(self._pass)
+            self._loop.call_soon(self._pass_soon)
+
+    def _pass_soon(self) -> None:
+        """Serve those that wait, and ask for what is lacking, once for all that came up."""
+        self._is_pass_due = False
+        told: list[Callable[[], None]] = []
+        if self._queue:
+            self._serve(told)
+        self._leases.send(self._needs, self._now())
+        self._schedule_look()
+        for tell in told:
+            tell()
 
     def _pass(self) -> None:
         """Serve those that wait, refuse those that need not, and ask for what is lacking."""
-        self._is_pass_due = False
         now = self._now()
         leases = self._leases
         if now >= leases.expires_at:
@@ -236,12 +249,11 @@ class Admission:
         if self._queue:
             if leases.is_away:
                 for waiting in self._queue:
-                    for held in waiting.binding.all:
-                        self._share(held, now)
+                    self._share(waiting, now)
             self._serve(told)
             if self._refuse(told, now):
                 self._serve(told)
-        leases.send(self._needs(), now)
+        leases.send(self._needs, now)
         self._schedule_look()
         for tell in told:
             tell()
@@ -275,9 +287,11 @@ class Admission:
                     needs[held] = needs.get(held, 0) + need
         return needs
 
-    def _share(self, held: Held, now: float) -> None:
-        if held.limit.id != _OWN and held.free < 1:
-            self._leases.take_share(held, now)
+    def _share(self, waiting: Waiting, now: float) -> None:
+        for held in waiting.binding.all:
+            is_short = held.free < held.need(waiting.tokens, waiting.cost)
+            if is_short and held.limit.id != _OWN:
+                self._leases.take_share(held, now)
 
     # Looking after things.
 
@@ -342,7 +356,7 @@ class Admission:
                 told = _refusing(waiting.waiter, refusal or verdicts.REVOKED)
                 self._loop.call_soon(told)
             else:
-                waiting.binding = self._bind(key, waiting.binding.model)
+                self._queue.rebind(waiting, self._bind(key, waiting.binding.model))
 
 
 def _most(route: Route, prompt: int, completion: int) -> int:

@@ -27,6 +27,7 @@ class Held:
     __slots__ = (
         "asks_again_at",
         "bound",
+        "cap",
         "ends_at",
         "flow",
         "free",
@@ -47,6 +48,7 @@ class Held:
         "turn",
         "unused",
         "used",
+        "waiting",
         "window",
         "yields_at",
     )
@@ -55,6 +57,8 @@ class Held:
         self.limit = limit
         self.meter = meter
         self.bound = bound
+        self.cap = bound  # the most tokens that one request reserves
+        self.waiting = 0  # requests that wait, and need some of it
         self.free = 0
         self.low = -1  # ask for more when ``free`` falls below it
         self.reserved = 0  # by requests in flight, of this window
@@ -88,7 +92,7 @@ class Held:
         Never more tokens than the whole limit: it could not be admitted in any minute.
         """
         if self.meter is LimitMeter.TOKENS:
-            return min(tokens, self.bound)
+            return min(tokens, self.cap)
         return cost if self.meter is LimitMeter.BUDGET else 1
 
     def void(self, turn: int) -> None:
@@ -96,6 +100,7 @@ class Held:
         self.free = self.reserved = self.granted = self.returning = 0
         self.unused = self.level = self.settled = 0
         self.low = -1
+        self.cap = self.bound
         self.turn = turn
         self.ends_at = 0.0
         if self.meter is LimitMeter.IN_FLIGHT:
@@ -137,7 +142,7 @@ class Binding:
             if held.free < 1:
                 return False
         for held in self.tokens:
-            if held.free < (tokens if tokens < held.bound else held.bound):
+            if held.free < (tokens if tokens < held.cap else held.cap):
                 return False
         if cost:
             for held in self.budgets:

@@ -44,8 +44,11 @@ _REPROBE_S: Final = 10.0  # silent for so long: what is held in flight may have 
 class Authority(Protocol):
     """Who grants slices: the control plane, or its rules in memory where a gateway runs alone.
 
-    The answer to a report comes later, in the loop, through one of the two calls.
+    The answer to a report comes later, in the loop, through one of the two calls. ``gateways`` is
+    how many there were when somebody last knew.
     """
+
+    gateways: int
 
     def start(
         self, on_reply: Callable[[Reply], None], on_failure: Callable[[str, bool, bool], None]
@@ -96,7 +99,7 @@ class Leases:
     ) -> None:
         self.holder = holder
         self.turn = 0
-        self.gateways = 1
+        self.gateways = max(1, authority.gateways)
         self.is_away = False
         self.expires_at = NEVER  # the first window that ends, of those that are kept
         self._authority = authority
@@ -141,7 +144,7 @@ class Leases:
 
     def rebound(self, held: Held, bound: int) -> None:
         """Take note of another bound: what is free goes back, so that the new one counts now."""
-        held.bound = bound
+        held.bound = held.cap = bound
         held.retry_at = held.asks_again_at = 0.0
         if held.meter is LimitMeter.TOKENS:  # reserves were counted by the old bound
             returning = held.returning + max(0, held.free)
@@ -179,6 +182,7 @@ class Leases:
             if held.window != SHARE and held.remaining <= 0:
                 return
             held.window = SHARE
+            held.cap = max(1, part)
             further = max(0, part - held.granted)
             held.free += further
             held.granted += further
@@ -229,14 +233,17 @@ class Leases:
                 if held.meter is LimitMeter.IN_FLIGHT and held.leased:
                     self.want(held)
 
-    def send(self, needs: Mapping[Held, int], now: float) -> None:
-        """Send a report if there is something to say; ``needs`` is what is waited for."""
+    def send(self, find_needs: Callable[[], Mapping[Held, int]], now: float) -> None:
+        """Send a report if there is something to say.
+
+        ``find_needs`` returns what is waited for; while a report is on its way nobody asks it.
+        """
         if self._is_sending or now < self._next_try_at:
             return
         if self._sent is None:
             settled = self._settled.holders()
             is_due = bool(self._kept) and now - self._sent_at >= HEARTBEAT_MS / 1000
-            pairs = self._asks(needs, now)
+            pairs = self._asks(find_needs(), now)
             if not (pairs or settled or is_due):
                 return
             self._sequence += 1
@@ -319,7 +326,7 @@ class Leases:
             self.expires_at = min(self.expires_at, held.ends_at)
             self.keep(held)
             return
-        held.bound = grant.bound
+        held.bound = held.cap = grant.bound
         held.remaining = grant.remaining
         is_short = grant.granted < ask.want
         wait_s = grant.retry_in_ms / 1000

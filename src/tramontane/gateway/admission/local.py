@@ -12,6 +12,8 @@ from tramontane.runtime.clock import Clock
 class LocalAuthority:
     """One `Books` of the process. What was spent is forgotten with it."""
 
+    gateways = 1
+
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
         self._loop = loop
         self._clock = clock

@@ -56,6 +56,7 @@ class Queue:
             return False
         mine[waiting.waiter] = waiting
         self._projects[waiting.waiter] = project
+        _count(waiting.binding, 1)
         return True
 
     def remove(self, waiter: Waiter) -> None:
@@ -64,15 +65,20 @@ class Queue:
         if project is None:
             return
         mine = self._by_project[project]
-        del mine[waiter]
+        _count(mine.pop(waiter).binding, -1)
         if not mine:
             del self._by_project[project]
             self._turns.remove(project)
 
     def is_ahead(self, binding: Binding) -> bool:
         """Tell whether somebody waits for one of these slices already."""
-        wanted = set(binding.all)
-        return any(not wanted.isdisjoint(waiting.binding.all) for waiting in self)
+        return any(held.waiting for held in binding.all)
+
+    def rebind(self, waiting: Waiting, binding: Binding) -> None:
+        """Let a request wait for other slices."""
+        _count(waiting.binding, -1)
+        waiting.binding = binding
+        _count(binding, 1)
 
     def serve(self, take: Callable[[Waiting], Ticket | None]) -> list[tuple[Waiter, Ticket]]:
         """Take out and return those for whom ``take`` found room, one of each project in turn."""
@@ -83,9 +89,9 @@ class Queue:
         while lines:
             line = lines.popleft()
             for waiting in line:
-                ticket = None
-                if blocked.isdisjoint(waiting.binding.all):
-                    ticket = take(waiting)
+                if not blocked.isdisjoint(waiting.binding.all):
+                    continue
+                ticket = take(waiting)
                 if ticket is not None:
                     served.append((waiting.waiter, ticket))
                     lines.append(line)
@@ -96,3 +102,8 @@ class Queue:
         for waiter, _ in served:
             self.remove(waiter)
         return served
+
+
+def _count(binding: Binding, by: int) -> None:
+    for held in binding.all:
+        held.waiting += by

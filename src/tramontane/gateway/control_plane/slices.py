@@ -9,6 +9,7 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -19,6 +20,8 @@ from tramontane.gateway.control_plane.link import ControlAwayError, ControlLink
 from tramontane.gateway.limits import Limits
 
 PATH: Final = "/internal/v1/slices"
+_FILE: Final = "gateways"
+_GATEWAYS_MAX: Final = 100_000
 _AMOUNT_MAX: Final = 1 << 62
 _PASSING: Final = frozenset({401, 403, 404, 405, 408, 429})  # may be better later
 
@@ -40,7 +43,11 @@ class SliceLink:
         gateway: str,
         loop: asyncio.AbstractEventLoop,
         limits: Limits,
+        folder: Path,
     ) -> None:
+        """``folder`` remembers how many gateways there are, for a start without control plane."""
+        self._file = folder / _FILE
+        self.gateways = _number_in(self._file)
         self._link = link
         self._gateway = gateway
         self._loop = loop
@@ -99,14 +106,26 @@ class SliceLink:
             is_refused = 400 <= status < 500 and status not in _PASSING
             raise ControlAwayError(msg, is_refused=is_refused)
         try:
-            return _read(data, report.asks)
+            reply = _read(data, report.asks)
         except (msgspec.MsgspecError, ValueError) as error:
             msg = f"the control plane's answer about slices is not understood: {error}"
             raise ControlAwayError(msg, is_refused=True) from error
+        if reply.gateways != self.gateways:
+            self.gateways = reply.gateways
+            with contextlib.suppress(OSError):  # a guess for a bad day, not worth a failure
+                self._file.write_text(str(reply.gateways))
+        return reply
 
     def _tell(self, call: Callable[..., None], *values: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
             self._loop.call_soon_threadsafe(call, *values)
+
+
+def _number_in(path: Path) -> int:
+    try:
+        return min(max(1, int(path.read_text())), _GATEWAYS_MAX)
+    except (OSError, ValueError):
+        return 1
 
 
 def _read(data: bytes, asks: tuple[Ask, ...]) -> Reply:
