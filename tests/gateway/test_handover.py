@@ -28,6 +28,7 @@ from tests.support.gateway import (
 from tests.support.stub_control import StubControl
 from tests.support.stub_engine import StubEngine
 from tests.support.waiting import until
+from tramontane.processes import gateway as command
 
 pytestmark = pytest.mark.slow
 
@@ -193,6 +194,8 @@ def test_another_program_on_the_port_and_a_socket_of_the_dead_are_told_apart(sha
     assert "came from" not in told
     two.send_signal(signal.SIGTERM)
     assert two.wait(30) == 0
+    url = "http://127.0.0.1:1"
+    assert command.run(shared.home, 0, None, None, url, None, shares_port=True) == 78
     with socket.create_server(("127.0.0.1", shared.port)):
         argv = [sys.executable, "-m", "tramontane.main", "gateway", "--home", str(shared.home)]
         argv += ["--port", str(shared.port), "--control", "http://127.0.0.1:1", "--reuse-port"]
