@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import orjson
 import pytest
 
-from tests.gateway.responses.asking import ROUTE, WEATHER, asked, engine_body, refused
-from tramontane.domain.refusal import Code
+from tests.gateway.responses.asking import ROUTE, TOKEN, WEATHER, asked, engine_body, refused
+from tramontane.domain.refusal import Code, Refusal
+from tramontane.gateway.calls.responses.call import ResponsesCall, read_responses_call
 
 
 def messages(history: list[dict[str, Any]] | None = None, **fields: Any) -> Any:
@@ -266,3 +268,14 @@ def test_what_an_answer_can_take() -> None:
 )
 def test_log_probabilities_are_asked_for_when_they_are_wanted(fields: Any, told: Any) -> None:
     assert engine_body(asked(**fields)).get("logprobs") is told
+
+
+def test_a_strict_project_takes_no_unknown_field() -> None:
+    def read(**fields: Any) -> Any:
+        body = orjson.dumps({"model": "demo", "input": "hello"} | fields)
+        return read_responses_call(body, TOKEN, may_store=False, now_s=lambda: 0, is_strict=True)
+
+    assert isinstance(read(prompt_cache_retention="24h", seed=1), ResponsesCall)
+    refusal = read(unheard_of=1)
+    assert isinstance(refusal, Refusal)
+    assert refusal.param == "unheard_of"

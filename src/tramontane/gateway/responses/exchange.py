@@ -54,7 +54,9 @@ class ResponsesExchange(Exchange):
         token = self._request.id.partition("_")[2]
         self.id = f"resp_{token}"
         may_store = key.may_store and gateway.stored is not None
-        return read_responses_call(body, token, may_store=may_store, now_s=self._now_s)
+        return read_responses_call(
+            body, token, may_store=may_store, now_s=self._now_s, is_strict=key.is_strict
+        )
 
     def _now_s(self) -> int:
         return self._gateway.clock.now_ms() // 1000

@@ -153,16 +153,19 @@ _Clock = Callable[[], int]
 
 
 def read_responses_call(
-    raw: bytes, token: str, *, may_store: bool, now_s: _Clock
+    raw: bytes, token: str, *, may_store: bool, now_s: _Clock, is_strict: bool = False
 ) -> ResponsesCall | Refusal:
-    """Check ``raw``; ``token`` makes the ids, ``may_store`` is what the organization allows."""
+    """Check ``raw``; ``token`` makes the ids, ``may_store`` is what the organization allows.
+
+    ``is_strict``: the project takes no field that the API does not have.
+    """
     value = read_object(raw)
     if isinstance(value, Refusal):
         return value
     deep = too_deep(value)
     if deep is not None:
         return deep
-    asked = read_asked(value)
+    asked = read_asked(value, is_strict=is_strict)
     if isinstance(asked, Refusal):
         return asked
     refusal = bounds.refused_field(value) or _may_not_store(asked, may_store=may_store)

@@ -122,9 +122,17 @@ class Asked(msgspec.Struct, kw_only=True):
         return bool(self.top_logprobs) or LOG_PROBS in (self.include or ())
 
 
-def read_asked(value: dict[str, Any]) -> Asked | Refusal:
-    """Return the fields of the body ``value``, or why it is not served."""
-    refusal = _not_served(value)
+# Of the API, and hints like those above; a strict project may send them too.
+_HINTS: Final = frozenset({"prompt_cache_retention", "prompt_cache_options", "background_options"})
+_KNOWN: Final = frozenset(Asked.__struct_fields__) | _NOT_SERVED.keys() | _HINTS
+
+
+def read_asked(value: dict[str, Any], *, is_strict: bool = False) -> Asked | Refusal:
+    """Return the fields of the body ``value``, or why it is not served.
+
+    ``is_strict``: a field that the API does not have is refused, not ignored.
+    """
+    refusal = _not_served(value) or (_unknown(value) if is_strict else None)
     if refusal is not None:
         return refusal
     try:
@@ -139,6 +147,17 @@ def _not_served(value: Mapping[str, Any]) -> Refusal | None:
         if value.get(name) is not None:
             message = f"the field {name!r} is not served here: {instead}"
             return Refusal(Code.INVALID_VALUE, message, name)
+    return None
+
+
+def _unknown(value: Mapping[str, Any]) -> Refusal | None:
+    for name in value:
+        if name not in _KNOWN:
+            message = (
+                f"the field {name[:64]!r} is unknown, and your project refuses unknown fields; "
+                "leave it out, or check its spelling"
+            )
+            return Refusal(Code.INVALID_VALUE, message, name[:64])
     return None
 
 
