@@ -39,7 +39,7 @@ def line(number: int) -> UsageLine:
         outcome=Outcome.COMPLETED,
         status=200,
         tokens=(1, 2, 0),
-        counted_tokens=9,
+        counted=(0, 9, 0),
         duration_ms=5,
         first_byte_ms=1,
     )
@@ -92,7 +92,7 @@ def test_the_longest_record_fits_the_reserved_room():
         outcome=Outcome.COMPLETED,
         status=200,
         tokens=(10**9, 10**9, 10**9),
-        counted_tokens=0,
+        counted=(0, 0, 0),
         duration_ms=10**9,
         first_byte_ms=10**9,
     )
@@ -118,7 +118,7 @@ def test_what_a_request_costs(outcome, tokens, counted, expected):
         outcome=outcome,
         status=200,
         tokens=tokens,
-        counted_tokens=counted,
+        counted=(0, counted, 0),
         duration_ms=1,
         first_byte_ms=None,
     )

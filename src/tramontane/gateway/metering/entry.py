@@ -101,18 +101,17 @@ class Entry:
         if not self.has_reached or self.started is None:
             self._meter.dismiss()
             return 0
-        first_byte_ms = round((self.first_byte_s - self.started_s) * 1000)
+        meter, began_s, replied_s = self._meter, self.started_s, self.first_byte_s
         line = ended(
             self.started,
-            gateway=self._meter.gateway,
-            holder=self._meter.owner,
-            outcome=outcome,
-            status=status,
-            tokens=tokens,
-            counted_tokens=self.counted_tokens,
-            prompt=(self.prompt_tokens, self.cached_tokens),
-            duration_ms=round((now_s - self.started_s) * 1000),
-            first_byte_ms=first_byte_ms if self.first_byte_s else None,
+            meter.gateway,
+            meter.owner,
+            outcome,
+            status,
+            tokens,
+            self.counted,
+            int((now_s - began_s) * 1000 + 0.5),
+            int((replied_s - began_s) * 1000 + 0.5) if replied_s else None,
         )
-        self._meter.finish(self._slot, line)
+        meter.finish(self._slot, line)
         return line.cost_nano

@@ -71,51 +71,48 @@ def event_id_of(request_id: str) -> str:
     return USAGE_EVENT + request_id[len(REQUEST) :]
 
 
-def ended(
+def ended(  # noqa: PLR0917 - called for every request: keywords would cost
     started: Started,
-    *,
     gateway: str,
     holder: str,
     outcome: Outcome,
     status: int,
     tokens: tuple[int, int, int] | None,
-    counted_tokens: int,
-    prompt: tuple[int, int] = (0, 0),
+    counted: tuple[int, int, int],
     duration_ms: int,
     first_byte_ms: int | None,
 ) -> UsageLine:
     """Return the usage event of a request.
 
-    ``tokens`` are the engine's own prompt, completion and cached tokens; without them
-    ``counted_tokens``, the pieces of the stream that passed, stand for the completion, and
-    ``prompt``, its tokens and how many of them were cached, is what was told early. What an
-    engine refused or broke costs nothing.
+    ``tokens`` are the engine's own prompt, completion and cached tokens. Without them ``counted``
+    stand for them: the pieces of the stream that passed for the completion, and for the prompt
+    what was told early. What an engine refused or broke costs nothing.
     """
-    prompt_tokens, completion, cached = tokens or (prompt[0], counted_tokens, prompt[1])
+    prompt_tokens, completion, cached = tokens or counted
     cost = 0
     if outcome is not Outcome.FAILED and started.prices is not FREE:
         cost = cost_nano(started.prices, prompt_tokens, completion, min(cached, prompt_tokens))
     return UsageLine(
-        id=event_id_of(started.request_id),
-        request_id=started.request_id,
-        organization_id=started.organization_id,
-        project_id=started.project_id,
-        api_key_id=started.api_key_id,
-        deployment_id=started.deployment_id,
-        replica_id=started.replica_id,
-        model=started.model,
-        endpoint=started.endpoint,
-        outcome=outcome,
-        status=status,
-        is_stream=started.is_stream,
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion,
-        cached_tokens=cached,
-        token_source=TokenSource.ENGINE if tokens else TokenSource.COUNTED,
-        started_at_ms=started.started_at_ms,
-        duration_ms=max(0, duration_ms),
-        first_byte_ms=first_byte_ms,
-        gateway=gateway,
-        cost_nano=cost,
-        holder=holder,
+        event_id_of(started.request_id),
+        started.request_id,
+        started.organization_id,
+        started.project_id,
+        started.api_key_id,
+        started.deployment_id,
+        started.replica_id,
+        started.model,
+        started.endpoint,
+        outcome,
+        status,
+        started.is_stream,
+        prompt_tokens,
+        completion,
+        cached,
+        TokenSource.ENGINE if tokens else TokenSource.COUNTED,
+        started.started_at_ms,
+        duration_ms if duration_ms > 0 else 0,
+        first_byte_ms,
+        gateway,
+        cost,
+        holder,
     )

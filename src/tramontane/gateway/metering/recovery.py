@@ -113,13 +113,12 @@ def _last_ids(paths: list[Path]) -> set[str]:
 def _cut(item: Leftover, gateway: str, holder: str) -> UsageLine:
     return ended(
         item.started,
-        gateway=gateway,
-        holder=holder,
-        outcome=Outcome.CUT,
+        gateway,
+        holder,
+        Outcome.CUT,
         status=200 if item.chunks else STATUS_NONE,
         tokens=None,
-        counted_tokens=item.chunks,
-        prompt=item.prompt,
+        counted=(item.prompt[0], item.chunks, item.prompt[1]),
         duration_ms=item.last_alive_ms - item.started.started_at_ms,
         first_byte_ms=None,
     )
