@@ -13,6 +13,7 @@ from tramontane.domain.slices import (
     DEAF_MS,
     HEARTBEAT_MS,
     HOLD_MAX_MS,
+    SETTLED_MS,
     SILENCE_MAX_MS,
     SOON_MS,
     UNUSED_MS,
@@ -325,9 +326,21 @@ def test_a_dead_holders_budget_stands_until_it_is_settled_or_a_day_passed() -> N
     settled = Report("b", 2, (ask,), ("dead",))
     reply, _ = exchange(books, LIMITS, settled, NOW_MS + 3_600_000)
     assert isinstance(reply, Reply)
-    assert reply.grants[0].granted == 5_000
+    assert (reply.grants[0].granted, reply.gateways) == (5_000, 1)
     reply, _ = _exchange(books, "b", 2, NOW_MS + HOLD_MAX_MS + 1, ask)
     assert reply.grants[0].granted == 5_000
+
+
+def test_a_settled_holder_is_remembered_for_a_while() -> None:
+    """Its last report may have been overtaken: it must not begin anew by that."""
+    _, books = _exchange(Books(), "dead", 1, NOW_MS)
+    _, books = exchange(books, LIMITS, Report("b", 1, (), ("dead",)), NOW_MS + 1_000)
+    assert books.holders["dead"].is_lapsed
+    late = Report("dead", 1, (Ask(LIMIT.id, LimitMeter.BUDGET, want=5_000),))
+    reply, books = exchange(books, LIMITS, late, NOW_MS + 2_000)
+    assert reply == Reply(1, ())
+    _, books = _exchange(books, "b", 2, NOW_MS + 1_000 + SETTLED_MS + 1)
+    assert set(books.holders) == {"b"}
 
 
 def test_a_resent_report_gets_the_same_grants_with_the_time_that_is_left() -> None:

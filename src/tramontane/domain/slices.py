@@ -39,6 +39,7 @@ SILENCE_MAX_MS: Final = 15_000  # three heartbeats
 HEARTBEAT_MS: Final = 5_000
 DEAF_MS: Final = 10_000  # nobody was heard for so long: it is us who were away, or the clock
 HOLD_MAX_MS: Final = 24 * 3_600_000  # a spool that is not shipped by then needs a person
+SETTLED_MS: Final = 600_000  # a settled holder is remembered: a last report may still be on its way
 UNUSED_MS: Final = 1_500  # what was asked ahead is spent or given back by then
 SOON_MS: Final = 250
 EXTRA_SHARE: Final = 4  # a gateway may ask ahead a quarter of its equal share of what is left
@@ -263,6 +264,9 @@ def _heard(holders: Mapping[str, Holder], report: Report, now_ms: int) -> dict[s
         if name != report.holder and now_ms - seen_ms > HOLD_MAX_MS:
             continue
         is_silent = now_ms - max(seen_ms, awake_ms) > SILENCE_MAX_MS
+        if name in report.settled_holders and name != report.holder:
+            is_silent = True
+            seen_ms = min(seen_ms, now_ms - HOLD_MAX_MS + SETTLED_MS)
         lapses = is_silent and not holder.is_lapsed
         heard[name] = replace(
             holder,

@@ -1,11 +1,11 @@
 """``tramontane limits``: what organizations, projects and keys may use."""
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
 from tramontane.cli.money import from_micro, micro_euros
-from tramontane.cli.output import Column, print_item, print_list
+from tramontane.cli.output import Column, listed, print_item, print_json, print_list
 from tramontane.cli.session import Session
 from tramontane.cli.verbs import LIMIT, Limit, Yes, confirm, noun, verb
 from tramontane.wire.client import segment
@@ -51,7 +51,7 @@ def list_(
 @verb(app, "get")
 def get(session: Session, limit_id: LimitId) -> None:
     """Show one limit."""
-    print_item(session.client.get(f"/limits/{segment(limit_id)}"), as_json=session.as_json)
+    _print_limit(session.client.get(f"/limits/{segment(limit_id)}"), session)
 
 
 @verb(app, "set")
@@ -96,7 +96,7 @@ def set_(
         "budget_micro": micro_euros("--budget", budget),
     }
     body = {field: value for field, value in given.items() if value is not None}
-    print_item(session.client.put("/limits", body), as_json=session.as_json)
+    _print_limit(session.client.put("/limits", body), session)
 
 
 @verb(app, "remove")
@@ -104,3 +104,10 @@ def remove(session: Session, limit_id: LimitId, yes: Yes = False) -> None:
     """Take a limit away, with what was counted against it; for operators."""
     confirm(f"Remove {limit_id}? What it bounds is then open.", yes=yes)
     print_item(session.client.delete(f"/limits/{segment(limit_id)}"), as_json=session.as_json)
+
+
+def _print_limit(limit: dict[str, Any], session: Session) -> None:
+    if session.as_json:
+        print_json(limit)
+        return
+    print_list(listed([limit]), COLUMNS, empty="no limit", as_json=False)
