@@ -40,7 +40,7 @@ class SharedPort:
 
     def __init__(self, home: Path, control: StubControl) -> None:
         self.home = home
-        self._control = control
+        self.control = control
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -61,7 +61,7 @@ class SharedPort:
     def start(self, name: str = "gw") -> tuple[subprocess.Popen[str], str]:
         """Start a gateway and return it with the line that says that it serves."""
         argv = [sys.executable, "-m", "tramontane.main", "gateway", "--home", str(self.home)]
-        argv += ["--port", str(self.port), "--control", self._control.url, "--name", name]
+        argv += ["--port", str(self.port), "--control", self.control.url, "--name", name]
         process = subprocess.Popen(
             [*argv, "--reuse-port"], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
         )
@@ -166,6 +166,33 @@ def test_a_successor_takes_the_port_over_and_no_request_fails(shared: SharedPort
     assert load.failures == []
     new.send_signal(signal.SIGTERM)
     assert new.wait(30) == 0
+
+
+def test_what_the_old_one_could_not_hand_in_is_handed_in_by_the_new_one(shared: SharedPort):
+    old, _ = shared.start()
+
+    def ask() -> None:
+        with httpx.Client(verify=NO_TLS) as client:
+            headers = {"authorization": f"Bearer {MEMBER_KEY}"}
+            reply = client.post(shared.url + CHAT, json=chat_body(), headers=headers)
+        assert reply.status_code == 200
+
+    ask()
+    shared.control.wait_events(1)
+    shared.control.stop()
+    for _ in range(5):
+        ask()
+    new, _ = shared.start()  # by the copy of the route table
+    old.send_signal(signal.SIGTERM)
+    assert old.wait(30) == 0
+    assert list((shared.home / "gateway" / "spool").glob(f"gw-{old.pid}-*"))
+    for _ in range(5):
+        ask()
+    shared.control.start()
+    assert len(shared.control.wait_events(11)) == 11
+    ask()  # adopted while the new one is at work: nothing gets lost between
+    assert len(shared.control.wait_events(12)) == 12
+    assert new.poll() is None
 
 
 def test_gateways_of_different_names_share_a_port(shared: SharedPort):

@@ -17,6 +17,7 @@ from tramontane.processes.startup import listen, say
 from tramontane.runtime.settings import Settings, SettingsError
 
 _TABLE_S: Final = 10.0  # then it serves without one: better than connections that wait for ever
+_ADOPT_S: Final = 5.0  # between two looks at what other gateways left
 _LOOK_S: Final = 1.0  # between two looks at the certificate files
 _OTEL: Final = "tramontane.gateway.telemetry.otel"  # imports what only the extra has
 
@@ -84,6 +85,8 @@ class Doors:
         gateway.replica_tls = self.replica_tls
         if self.has_files:
             gateway.spawn(self.keep_looking())
+        if self.shared is not None:
+            gateway.spawn(_keep_adopting(gateway))
         if self.metrics is None:
             return None
         begin = gateway.metrics.begin
@@ -119,6 +122,13 @@ def open_doors(settings: Settings, name: str, *, shared: Shared | None = None) -
     except TlsError as error:
         raise SettingsError(str(error)) from error
     return Doors(metrics, _open_spans(settings, name), tls, replica_tls, shared)
+
+
+async def _keep_adopting(gateway: Gateway) -> None:
+    """See to it that a gateway whose place we took leaves no usage behind, until cancelled."""
+    while True:
+        await asyncio.sleep(_ADOPT_S)
+        gateway.meter.adopt_drained()
 
 
 async def _wait_for_table(gateway: Gateway) -> None:

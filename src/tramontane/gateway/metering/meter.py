@@ -173,6 +173,18 @@ class Meter:
         self._syncer.shutdown(wait=True)
         self._spool.close()
 
+    def adopt_drained(self) -> None:
+        """Take over what gateways in our folder could not hand in before they ended in order."""
+        if self._table is None:
+            return
+        try:
+            recovery.settle(
+                self._folder, self._spool, self.settled, self.gateway, drained_only=True
+            )
+        except OSError as error:
+            LOG.warning("what an ended gateway left is looked at later: %s", error)
+        self.on_event()
+
     def close(self) -> None:
         """Let go of the folder. What was not shipped or settled waits for the next start."""
         if self._table is not None:

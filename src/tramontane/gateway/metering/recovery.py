@@ -47,10 +47,13 @@ def table_path(folder: Path, owner: str) -> Path:
     return folder / f"{_TABLE_PREFIX}{owner}{_TABLE_SUFFIX}"
 
 
-def settle(folder: Path, spool: Spool, settled: SettledHolders, gateway: str) -> None:
+def settle(
+    folder: Path, spool: Spool, settled: SettledHolders, gateway: str, *, drained_only: bool = False
+) -> None:
     """Take over all that dead gateways left in ``folder`` into ``spool``. Raises OSError.
 
-    ``settled`` takes note of whose books are now ours.
+    ``settled`` takes note of whose books are now ours. ``drained_only``: only of those that ended
+    with no request in flight, which is quick enough to be done between requests.
     """
     # Files first: a gateway makes its table before its first segment, so a segment seen now
     # whose table is missing has no owner.
@@ -59,14 +62,20 @@ def settle(folder: Path, spool: Spool, settled: SettledHolders, gateway: str) ->
     owners = {_owner(table) for table in tables}
     for table in tables:
         mine = [path for path in segments if owner_of(path) == _owner(table)]
-        _settle_one(table, mine, spool, settled, gateway)
+        _settle_one(table, mine, spool, settled, gateway, drained_only=drained_only)
     orphans = [path for path in segments if owner_of(path) not in owners]
     spool.adopt([path for path in orphans if not table_path(folder, owner_of(path)).exists()])
     settled.take_over(lambda owner: table_path(folder, owner).exists())
 
 
 def _settle_one(
-    table: Path, paths: list[Path], spool: Spool, settled: SettledHolders, gateway: str
+    table: Path,
+    paths: list[Path],
+    spool: Spool,
+    settled: SettledHolders,
+    gateway: str,
+    *,
+    drained_only: bool,
 ) -> None:
     try:
         fd = lock_dead(table)
@@ -76,6 +85,8 @@ def _settle_one(
         return
     try:
         leftovers = read_leftovers(table.read_bytes())
+        if leftovers and drained_only:
+            return
         written = _last_ids(paths) if leftovers else set()
         cut = [item for item in leftovers if event_id_of(item.started.request_id) not in written]
         for item in cut:

@@ -26,7 +26,7 @@ def of_control_plane(gateway: "Gateway", poller: "RoutePoller", shipper: "Shippe
     read, meter = gateway.telemetry.read, gateway.meter
     read(names.CONTROL_AGE, lambda: round(time.monotonic() - poller.answered_s, 3))
     read(names.EVENTS_SHIPPED, lambda: shipper.shipped)
-    read(names.SPOOL_PENDING, lambda: meter.spooled - shipper.shipped)
+    read(names.SPOOL_PENDING, lambda: max(0, meter.spooled - shipper.shipped))
 
 
 def _idle(gateway: "Gateway") -> int:
