@@ -161,7 +161,24 @@ def test_what_ends_in_a_later_minute_gives_nothing_back_to_it():
     world.run(1)
     assert new.is_in
     old.end((10, 0, 0))
-    another = gate.ask(key, completion=990)
+    another = gate.ask(key, completion=90)
+    world.run(0.5)
+    assert not another.is_in
+
+
+def test_what_ends_in_a_later_month_gives_nothing_back_to_it():
+    limit = make_limit(budget_micro=EURO)
+    world = World(limit, start_ms=1_764_547_100_000)  # 2025-11-30T23:58:20Z
+    gate = world.gate("a")
+    route = make_route(PRICES, context_length=1 << 20)
+    old = gate.ask(make_key(limit), route, prompt=0, completion=300_000)
+    world.run(200)
+    new = gate.ask(make_key(limit), route, prompt=0, completion=300_000)
+    world.run(1)
+    assert old.is_in
+    assert new.is_in
+    old.end((0, 0, 0), 0)
+    another = gate.ask(make_key(limit), route, prompt=0, completion=90_000)
     world.run(0.5)
     assert not another.is_in
 
@@ -366,6 +383,8 @@ def test_without_a_control_plane_each_gateway_keeps_to_its_share():
         assert not [item for item in asked if item.waits]
         assert {item.refusal.code for item in asked if item.refusal} == {Code.RATE_LIMIT_EXCEEDED}
         world.run(57)
+    for gate in gates:  # each begins a share of 25 and spends one of it
+        gate.ask(key)
     world.is_up = True
     world.run(5)
     back = [gates[number % 4].ask(key) for number in range(400)]
@@ -462,11 +481,12 @@ def test_a_gateway_that_was_cut_off_learns_that_its_permits_went_to_another():
     assert asked.index(taken[0]) > 10  # not before the permits had lapsed
     one.line.is_up = True
     world.run(3)
-    kept[0].end()
+    for item in kept[:3]:
+        item.end()
     late = one.ask(key)
     world.run(1)
-    assert not late.is_in  # three of its own still run, and four of the other
-    for item in [*kept[1:], *taken]:
+    assert not late.is_in  # one of its own still runs, and four of the other
+    for item in [*kept[3:], *taken]:
         item.end()
     world.run(3)
     last = one.ask(key)
@@ -571,6 +591,24 @@ def test_a_queue_is_bounded_as_a_whole_and_for_one_project():
     assert refusal is not None
     assert refusal.code is Code.RATE_LIMIT_EXCEEDED
     assert refusal.retry_after_s == 1
+
+
+def test_nobody_is_overtaken_by_those_who_need_less_of_the_same():
+    limit = make_limit(tokens_per_minute_max=1_000)
+    world = World(limit)
+    gate = world.gate("a")
+    key = make_key(limit)
+    first = gate.ask(key, completion=890)
+    world.run(0.1)
+    big = gate.ask(key, completion=490)
+    world.run(0.1)
+    small = gate.ask(key, completion=40)
+    assert big.waits
+    assert small.waits
+    first.end((10, 440, 0))
+    world.run(0.1)
+    assert big.is_in
+    assert small.is_in
 
 
 def test_who_leaves_the_queue_takes_nothing():

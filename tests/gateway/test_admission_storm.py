@@ -9,6 +9,7 @@ from tests.support.gates import Asked, Gate, World, make_key, make_limit, make_r
 from tramontane.domain.limits import LimitMeter
 from tramontane.domain.pricing import Prices, cost_nano
 from tramontane.domain.slices import Charge, period_of
+from tramontane.gateway.admission.held import SHARE
 
 PRICES = Prices(prompt_micro=1_000_000, completion_micro=3_000_000, request_micro=5)
 REQUESTS, TOKENS, IN_FLIGHT = 40, 6_000, 7
@@ -77,7 +78,19 @@ class Storm:
                 self.windows[self.window(LimitMeter.REQUESTS)] += 1
         self.most_running = max(self.most_running, len(self.running))
         reserved = sum(self.most(item) for item in self.running)
+        for gate in self.gates:
+            self.look_at_windows(gate)
         assert self.spent + reserved <= self.budget_micro * 1_000
+
+    def look_at_windows(self, gate: Gate) -> None:
+        """What may be spent is of the control plane's window, and ends no later than it."""
+        world = self.world
+        for (limit_id, meter), held in gate.admission._slices.items():
+            window = world.books.windows.get((limit_id, meter))
+            if window is None or held.free <= 0 or held.window == SHARE or held.ends_at < world.now:
+                continue
+            assert held.window == window.number
+            assert world.start_ms + (held.ends_at - 100) * 1_000 <= window.end_ms
 
     def window(self, meter: LimitMeter) -> int:
         return next(w.number for (_, m), w in self.world.books.windows.items() if m is meter)
