@@ -8,19 +8,23 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tests.sim.users import DOWN_COOLDOWN_MS, IDLE_MS, UP_COOLDOWN_MS
 from tramontane.domain.deployment import Deployment, DeploymentStatus
+from tramontane.domain.event import Event
 from tramontane.domain.fleet import Node
 from tramontane.domain.observation import Reachable, RunState
+from tramontane.domain.planning.demand import Demand, total_load
 from tramontane.domain.planning.rollout import SURGE_MAX, wanted_replicas
 from tramontane.domain.replica import Replica, ReplicaStatus
 from tramontane.domain.resources import Resources
 from tramontane.domain.routing import RouteTable
 from tramontane.drivers.fake import FakeDriver, FakeNode, FakeProcess
 from tramontane.drivers.faults import LoseNode
-from tramontane.store import deployments, fleet, replicas, routes, usage
-from tramontane.store.db import Database
+from tramontane.store import demands, deployments, events, fleet, replicas, routes, usage
+from tramontane.store.db import Database, Transaction
 
 FOR_EVER_MS = 1 << 60
+EVENTS_MAX = 1_000
 
 
 class ViolationError(BaseException):
@@ -48,6 +52,8 @@ class Seen:
     nodes: dict[str, Node]
     table: RouteTable | None
     cluster_ids: dict[str, str]
+    demands: list[Demand]
+    scalings: list[Event]
 
 
 class Checks:
@@ -64,6 +70,8 @@ class Checks:
         self._ready: dict[str, int] = {}
         self._active: dict[str, int] = {}
         self._lost_nodes: set[str] = set()
+        self._scaled_at: dict[str, int] = {}
+        self._told = 0
 
     def before_ensure(self, replica_id: str) -> None:
         """Only what is recorded is ever started."""
@@ -90,6 +98,8 @@ class Checks:
                 nodes={node.id: node for node in fleet.list_nodes(tx)},
                 table=routes.current(tx),
                 cluster_ids={c.name: c.id for c in fleet.list_clusters(tx)},
+                demands=demands.list_all(tx),
+                scalings=self._new_scalings(tx),
             )
 
     def always(self, seen: Seen, now_ms: int) -> None:
@@ -98,9 +108,13 @@ class Checks:
         self._within_capacity(seen)
         self._processes_within_capacity(seen, now_ms)
         self._no_end_before_the_end(seen, now_ms)
+        self._scales_within_bounds(seen)
+        for event in seen.scalings:
+            self._scales_calmly(event, seen)
 
-    def after_clean_pass(self, seen: Seen) -> None:
+    def after_clean_pass(self, seen: Seen, now_ms: int) -> None:
         """Check what holds after a pass of all reconcilers that nothing interrupted."""
+        self._wakes(seen, now_ms)
         named = seen.table.routes if seen.table else ()
         routed = {replica.id for route in named for replica in route.replicas}
         self._no_dead_routes(routed, seen)
@@ -148,6 +162,52 @@ class Checks:
         owned = {replica.id for replica in seen.holding}
         orphans = [p.replica_id for p in self._alive(now_ms) if p.replica_id not in owned]
         return f"orphans {orphans} live on" if orphans else None
+
+    def _new_scalings(self, tx: Transaction) -> list[Event]:
+        """Return what autoscaling decided since the last look, oldest first."""
+        recent = [e for e in events.recent(tx, None, limit=EVENTS_MAX) if e.sequence > self._told]
+        self._told = max((event.sequence for event in recent), default=self._told)
+        assert len(recent) < EVENTS_MAX, "more happened than is looked at"
+        return [event for event in reversed(recent) if event.kind == "deployment.autoscaled"]
+
+    def _scales_within_bounds(self, seen: Seen) -> None:
+        for deployment in seen.live:
+            auto, scale = deployment.spec.autoscale, deployment.scale
+            told = f"{deployment.name} wants {scale} within {auto}"
+            require((auto is None) == (scale is None), "scale within bounds", told)
+        for event in seen.scalings:
+            bounds = {d.id: d.spec.autoscale for d in seen.live}.get(event.subject_id)
+            to = int(event.data["to"] or 0)
+            if bounds is not None:
+                within = bounds.replicas_min <= to <= bounds.replicas_max
+                require(within, "scale within bounds", f"{event.message} within {bounds}")
+
+    def _scales_calmly(self, event: Event, seen: Seen) -> None:
+        """No cool-down is cut short, and the last replica ends when nobody asks."""
+        subject, to = event.subject_id, int(event.data["to"] or 0)
+        passed_ms = event.at_ms - self._scaled_at.get(subject, 0)
+        self._scaled_at[subject] = event.at_ms
+        if to == 0:
+            asked = [d for d in seen.demands if d.deployment_id == subject]
+            load = total_load(asked, event.at_ms)
+            told = f"{event.message}; {load} is asked"
+            require(load.requests == 0, "not to zero under requests", told)
+            require(passed_ms >= IDLE_MS, "no flapping", f"{event.message} after {passed_ms} ms")
+        elif to > int(event.data["from"] or 0):
+            is_due = passed_ms >= UP_COOLDOWN_MS or not event.data["from"]
+            require(is_due, "no flapping", f"{event.message} after {passed_ms} ms")
+        else:
+            is_due = passed_ms >= DOWN_COOLDOWN_MS
+            require(is_due, "no flapping", f"{event.message} after {passed_ms} ms")
+
+    def _wakes(self, seen: Seen, now_ms: int) -> None:
+        """What is asked for has a replica, or one is being started."""
+        for deployment in seen.live:
+            if deployment.spec.autoscale is not None and deployment.deleted_at_ms is None:
+                asked = [d for d in seen.demands if d.deployment_id == deployment.id]
+                load = total_load(asked, now_ms)
+                told = f"{deployment.name} is at zero, and {load} is asked"
+                require(not load.requests or deployment.wanted_replicas > 0, "wakes", told)
 
     def _never_twice(self) -> None:
         starts: Counter[str] = sum((d.starts for d in self._drivers.values()), Counter())
@@ -241,6 +301,8 @@ class Checks:
 
     def _unsettled_one(self, deployment: Deployment, seen: Seen) -> str | None:
         wanted = wanted_replicas(deployment)
+        if deployment.wakes and wanted:
+            return f"nobody asks, and {wanted} are wanted"
         mine = [r for r in seen.holding if r.deployment_id == deployment.id]
         current = [r for r in mine if r.generation == deployment.generation]
         ready = [r for r in current if r.status is ReplicaStatus.READY]

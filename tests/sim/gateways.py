@@ -1,5 +1,6 @@
 """A simulated gateway: routes by the last table it got, spools usage, ships it with bad luck."""
 
+import contextlib
 import random
 
 from tests.sim.cuts import Crash, CutDatabase
@@ -7,10 +8,12 @@ from tests.support.planning import typed_id
 from tramontane.domain import ids
 from tramontane.domain.routing import Route, RouteTable
 from tramontane.domain.usage import Outcome, TokenSource, UsageEvent
+from tramontane.services.gateways import Demands, DeploymentDemand
 from tramontane.store import routes, usage
 
 REQUESTS_PER_TICK_MAX = 3
 BATCH_MAX = 5
+IN_FLIGHT_MAX = 12
 
 
 class SimGateway:
@@ -23,6 +26,22 @@ class SimGateway:
         self._number = number
         self._chance = chance
         self._table: RouteTable | None = None
+        self._asked: dict[str, int] = {}
+
+    def ask(self, chance: random.Random, demands: Demands) -> None:
+        """Have clients ask more or less of what scales by itself, and report that, with luck."""
+        said: list[DeploymentDemand] = []
+        for route in self._table.routes if self._table else ():
+            before = self._asked.get(route.deployment_id, 0)
+            change = chance.choice([-IN_FLIGHT_MAX, -1, 0, 0, 0, 0, 3])
+            now = min(IN_FLIGHT_MAX, max(0, before + change))
+            self._asked[route.deployment_id] = now
+            if now or before:
+                running = now if route.replicas else 0
+                said.append(DeploymentDemand(route.deployment_id, running, now - running, 0, 0))
+        if said and chance.random() < 0.8:
+            with contextlib.suppress(Crash):
+                demands.accept(self.name, f"life of {self.name}", said)
 
     def refresh(self, db: CutDatabase) -> None:
         with db.read() as tx:

@@ -1,14 +1,18 @@
-"""Four planted bugs, each of a kind that loses money or machines, and the check that finds it."""
+"""Planted bugs, each of a kind that loses money or machines, and the check that finds it."""
 
 from dataclasses import dataclass, replace
 
 from tests.sim.world import Parts
+from tramontane.domain.deployment import Deployment
 from tramontane.domain.launch import LaunchSpec
 from tramontane.domain.observation import Reachable, Unreachable
+from tramontane.domain.planning.autoscale import Decision
+from tramontane.domain.planning.demand import Demand
 from tramontane.domain.planning.plan import Place, Plan, Stop, Transition
 from tramontane.domain.planning.snapshot import ReplicaSnapshot
 from tramontane.domain.replica import Replica, ReplicaStatus
 from tramontane.drivers.fake import FakeDriver
+from tramontane.reconcilers.autoscale import AutoscaleReconciler
 from tramontane.reconcilers.replicas import ReplicaReconciler
 
 
@@ -54,6 +58,44 @@ class StartsAgain(FakeDriver):
         self.spawn(replica_id, node_name, launch)
 
 
+class HearsOneGateway(AutoscaleReconciler):
+    """Takes the word of one gateway for that of all."""
+
+    def _decide(self, deployment: Deployment, said: list[Demand], now_ms: int) -> Decision:
+        mine = [demand for demand in said if demand.deployment_id == deployment.id]
+        return super()._decide(deployment, mine[-1:], now_ms)
+
+
+class HasNoPatience(AutoscaleReconciler):
+    """Scales down as soon as fewer are needed, and up as soon as more are."""
+
+    def _decide(self, deployment: Deployment, said: list[Demand], now_ms: int) -> Decision:
+        auto = deployment.spec.autoscale
+        assert auto is not None
+        hasty = replace(auto, up_cooldown_ms=0, down_cooldown_ms=0)
+        spec = replace(deployment.spec, autoscale=hasty)
+        return super()._decide(replace(deployment, spec=spec), said, now_ms)
+
+
+class ForgetsTheBound(AutoscaleReconciler):
+    """Gives every deployment one replica more than may be."""
+
+    def _decide(self, deployment: Deployment, said: list[Demand], now_ms: int) -> Decision:
+        decision = super()._decide(deployment, said, now_ms)
+        auto, scale = deployment.spec.autoscale, decision.scale
+        assert auto is not None
+        if scale.wanted < auto.replicas_max or scale == deployment.scale:
+            return decision
+        return replace(decision, scale=replace(scale, wanted=auto.replicas_max + 1))
+
+
+class SleepsAtZero(AutoscaleReconciler):
+    """Leaves a deployment at zero when it is asked for."""
+
+    def _decide(self, deployment: Deployment, said: list[Demand], now_ms: int) -> Decision:
+        return super()._decide(deployment, said if deployment.wanted_replicas else [], now_ms)
+
+
 @dataclass(frozen=True, slots=True)
 class Mutation:
     """A planted bug; ``check`` is the one that must catch it."""
@@ -64,7 +106,11 @@ class Mutation:
 
 MUTATIONS = {
     "act-before-commit": Mutation(Parts(reconciler=ActsBeforeCommit), "intent first"),
+    "forgets-the-bound": Mutation(Parts(autoscale=ForgetsTheBound), "scale within bounds"),
     "free-devices-early": Mutation(Parts(reconciler=FreesDevicesEarly), "freed when ended"),
+    "has-no-patience": Mutation(Parts(autoscale=HasNoPatience), "no flapping"),
+    "hears-one-gateway": Mutation(Parts(autoscale=HearsOneGateway), "not to zero under requests"),
+    "sleeps-at-zero": Mutation(Parts(autoscale=SleepsAtZero), "wakes"),
     "start-again": Mutation(Parts(driver=StartsAgain), "started once"),
     "unknown-is-gone": Mutation(Parts(reconciler=TakesUnknownForGone), "unknown is not gone"),
 }

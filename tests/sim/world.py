@@ -24,10 +24,12 @@ from tests.support.planning import GIB, NOW_MS, RECIPES, CountingIds, plant
 from tramontane.domain.fleet import Device
 from tramontane.domain.resources import Resources
 from tramontane.drivers.fake import FakeDriver, FakeNode
+from tramontane.reconcilers.autoscale import AutoscaleReconciler
 from tramontane.reconcilers.metering import MeteringReconciler
 from tramontane.reconcilers.replicas import ReplicaReconciler
 from tramontane.reconcilers.routes import RouteReconciler
 from tramontane.runtime.clock import ManualClock
+from tramontane.services.gateways import Demands
 from tramontane.store.db import Database
 
 TICKS = 24
@@ -51,6 +53,7 @@ class Parts:
     """The parts of the product that a mutation may replace."""
 
     reconciler: type[ReplicaReconciler] = ReplicaReconciler
+    autoscale: type[AutoscaleReconciler] = AutoscaleReconciler
     driver: type[FakeDriver] = FakeDriver
 
 
@@ -65,10 +68,12 @@ class ControlPlane:
         self.replicas = world.parts.reconciler(
             db, world.cut_drivers, RECIPES, clock, world.ids, report=world.tell
         )
+        self.autoscale = world.parts.autoscale(db, clock)
         self.routes = RouteReconciler(db, clock, "00")
         self.metering = MeteringReconciler(db, clock)
 
     def step(self, *, with_metering: bool = True) -> None:
+        self.autoscale.step()
         self.replicas.step()
         self.routes.step()
         if with_metering:
@@ -109,6 +114,8 @@ class World:
         self.misfortune = Misfortune(
             list(self.drivers.values()), random.Random(seed + 2), self.tell
         )
+        self._clients = random.Random(seed + 9)
+        self._demands = Demands(self.db, self.clock, lambda: None)
         self.gateways = [SimGateway(n, random.Random(seed + 3 + n)) for n in (1, 2)]
         self.planes = [ControlPlane(self) for _ in range(2 if self.is_racing else 1)]
 
@@ -138,6 +145,7 @@ class World:
         if not self.is_calm:
             self.misfortune.strike()
         self._was_raced = False
+        self._ask()
         is_whole = self._step(with_fate=not self.is_calm)
         self._meter()
         seen = self._check(is_whole=is_whole)
@@ -194,6 +202,13 @@ class World:
         finally:
             self._is_fate_on = fate
 
+    def _ask(self) -> None:
+        """Have the gateways report the demand that they see."""
+        self._is_fate_on = not self.is_calm
+        for gateway in self.gateways:
+            gateway.ask(self._clients, self._demands)
+        self._is_fate_on = False
+
     def _meter(self) -> None:
         """Have one of the gateways serve, report and perhaps learn of new routes."""
         gateway = self._chance.choice(self.gateways)
@@ -216,7 +231,7 @@ class World:
         if is_whole:
             self.checks.after_pass(seen)
         if is_whole and not self._was_raced:
-            self.checks.after_clean_pass(seen)
+            self.checks.after_clean_pass(seen, self.clock.now_ms())
         return seen
 
     def _settle(self) -> int:

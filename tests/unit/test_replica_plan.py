@@ -14,7 +14,7 @@ from tests.support.planning import (
     seen,
     snapshot_of,
 )
-from tramontane.domain.deployment import DeploymentStatus
+from tramontane.domain.deployment import AutoscaleSpec, DeploymentStatus, Scale
 from tramontane.domain.fleet import NodeStatus
 from tramontane.domain.observation import Observation, RunState, Unreachable
 from tramontane.domain.planning.backoff import STABLE_MS
@@ -290,3 +290,20 @@ def test_patched_twice_quickly_leaks_nothing(lost: bool) -> None:
     moves = {a.replica_id: a.to for a in plan.actions if isinstance(a, Transition)}
     assert moves == {middle.id: FAILED if lost else STOPPING}
     assert ("Place" in kinds(plan)) is lost  # else its place comes free first
+
+
+def test_a_last_replica_with_requests_is_kept() -> None:
+    """Its deployment may go to zero, but its engine says that somebody still asks it."""
+    made = deployment_of(scale=Scale(0, NOW_MS, "no request"), status=DeploymentStatus.READY)
+    made = replace(made, spec=replace(made.spec, autoscale=AutoscaleSpec(0, 3, 4)))
+    replica = replica_of(1, made)
+    for running, waiting, is_kept in (
+        (1, 0, True),
+        (0, 2, True),
+        (0, 0, False),
+        (None, None, False),
+    ):
+        told = replace(seen(replica), requests_running=running, requests_waiting=waiting)
+        plan = plan_replicas(snapshot_of((made,), (replica,), observations=(told,)))
+        ends = [a for a in plan.actions if isinstance(a, Transition) and a.to is STOPPING]
+        assert bool(ends) is not is_kept, (running, waiting)

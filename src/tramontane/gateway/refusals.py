@@ -127,17 +127,18 @@ def start_wait_s(route: Route) -> int | None:
 
 
 def no_ready_replica(route: Route) -> Refusal:
-    """Return the refusal of a model that nothing serves at the moment, with an honest wait."""
-    wait_s = start_wait_s(route) if not route.replicas else None
-    if wait_s is not None:
-        message = f"the model {route.model!r} is starting; try again in {wait_s} s"
-    elif route.replicas:
+    """Return the refusal of a model that nothing serves at the moment, with an honest wait.
+
+    Where nothing is being started it names no wait: nobody knows one.
+    """
+    wait_s = _RETRY_AFTER_S if route.replicas else start_wait_s(route)
+    if route.replicas:
         message = f"no replica of the model {route.model!r} answers now; try again"
+    elif wait_s is not None:
+        message = f"the model {route.model!r} is starting; try again in {wait_s} s"
     else:
         message = (
             f"the model {route.model!r} has no ready replica and none is starting; see "
             f"'tramontane deployments get {route.model}'"
         )
-    return Refusal(
-        Code.NO_READY_REPLICA, message, "model", _RETRY_AFTER_S if wait_s is None else wait_s
-    )
+    return Refusal(Code.NO_READY_REPLICA, message, "model", wait_s)

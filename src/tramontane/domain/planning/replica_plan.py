@@ -56,6 +56,7 @@ def plan_replicas(snapshot: ReplicaSnapshot) -> Plan:
     drafts = _draft(snapshot)
     for draft in drafts:
         _observe(draft, watch, snapshot.now_ms)
+        _keep_busy(draft, watch)
         _roll(draft)
     _place_missing(drafts, snapshot)
     for draft in drafts:
@@ -135,6 +136,19 @@ def _count_failures(draft: _Draft, failed: Sequence[Replica], now_ms: int) -> No
     current = [r for r in ready if r.generation == draft.deployment.generation]
     newest = max((r.ready_at_ms for r in current if r.ready_at_ms is not None), default=None)
     draft.backoff = after_stability(draft.backoff, ready_at_ms=newest, now_ms=now_ms)
+
+
+def _keep_busy(draft: _Draft, watch: Watch) -> None:
+    """Keep the last replica of what scales to zero while its engine says that it has requests.
+
+    A gateway that the control plane cannot hear may still be sending them.
+    """
+    scale = draft.deployment.scale
+    if scale is None or not draft.deployment.wakes or draft.deployment.wanted_replicas:
+        return
+    seen = [watch.sight(r).observation for r in draft.replicas if r.is_routable]
+    if any(it is not None and (it.requests_running or it.requests_waiting) for it in seen):
+        draft.deployment = replace(draft.deployment, scale=replace(scale, wanted=1))
 
 
 def _roll(draft: _Draft) -> None:
