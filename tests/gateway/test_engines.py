@@ -353,21 +353,25 @@ def test_a_new_table_moves_requests_at_once_and_lets_old_ones_finish(tmp_path: P
 @pytest.mark.parametrize(
     ("addresses", "retry_after_s", "expected", "words"),
     [
-        ([], None, "10", "none is starting"),
+        ([], None, None, "none is starting"),
         ([], 4, "4", "is starting"),
         (["127.0.0.1:1"], None, "10", "answers now"),
     ],
 )
 def test_a_model_without_a_ready_replica_is_503_with_an_honest_wait(
-    tmp_path: Path, addresses: list[str], retry_after_s: int | None, expected: str, words: str
+    tmp_path: Path,
+    addresses: list[str],
+    retry_after_s: int | None,
+    expected: str | None,
+    words: str,
 ):
     with standing(tmp_path, addresses, retry_after_s=retry_after_s) as (gateway, control):
         reply = gateway.chat()
         assert reply.status_code == 503
         assert reply.json()["error"]["code"] == "no_ready_replica"
         assert words in reply.json()["message"]
-        assert reply.headers["retry-after"] == expected
-        assert reply.headers["retry-after-ms"] == expected + "000"
+        assert reply.headers.get("retry-after") == expected
+        assert reply.headers.get("retry-after-ms") == (expected and expected + "000")
         time.sleep(0.1)
         assert control.events == {}
 
