@@ -42,7 +42,7 @@ LOG: Final = logging.getLogger("tramontane.gateway.attempt")
 
 
 class AttemptOwner(Protocol):
-    """Who gets what an engine answers. After the last three the attempt is over."""
+    """Who gets what an engine answers. After the last four the attempt is over."""
 
     def on_reply_head(self, status: int, content_type: bytes) -> None:
         """Take the final status and the type of the body."""
@@ -54,6 +54,10 @@ class AttemptOwner(Protocol):
 
     def on_reply_end(self) -> None:
         """The reply is whole."""
+        ...
+
+    def on_whole_reply(self, content_type: bytes, body: bytes) -> None:
+        """Take a reply of status 200 that came in one piece."""
         ...
 
     def on_engine_failed(self, why: str) -> None:
@@ -363,6 +367,14 @@ class Attempt:
         """The engine has said all; its replica is left when the owner has looked at it."""
         self._connection = None
         self._owner.on_reply_end()
+
+    def on_whole_reply(self, content_type: bytes, body: bytes) -> None:
+        """Pass a reply on that came in one piece."""
+        self._pieces += 1
+        self._is_well = True
+        self._connection = None
+        self._entry.first_byte_s = self._gateway.loop.time()
+        self._owner.on_whole_reply(content_type, body)
 
     def on_reply_broken(self, reason: str) -> None:
         """Try again where nothing can have happened yet (see above), else tell the owner."""

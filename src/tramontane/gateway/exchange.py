@@ -282,6 +282,17 @@ class Exchange:
             self._note_fault("closed")
             self._fail("it ended the stream before the answer")
 
+    def on_whole_reply(self, content_type: bytes, body: bytes) -> None:
+        """Answer the client with a reply that came in one piece."""
+        if content_type.startswith(_STREAM) or len(body) > self._gateway.limits.reply_bytes_max:
+            self.on_reply_head(200, content_type)
+            self.on_reply_data(body)
+            if not self._is_over:
+                self.on_reply_end()
+            return
+        self._status = 200
+        self._end_whole(body)
+
     def on_engine_failed(self, why: str) -> None:
         """Tell the client, unless the answer was whole but for its last line."""
         watch = self._watch

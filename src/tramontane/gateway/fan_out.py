@@ -158,6 +158,11 @@ class FanOut:
             self._owner.on_reply_data(self.joined.whole())
             self._owner.on_reply_end()
 
+    @property
+    def is_over(self) -> bool:
+        """Tell whether nothing more is wanted of any part."""
+        return self._is_over
+
     def keep(self, size_bytes: int) -> bool:
         """Count what a part has collected; False when all together is too much."""
         self._whole_bytes += size_bytes
@@ -272,6 +277,13 @@ class _Part:
                 return
             self.attempt.finish()
             fan_out.refuse(self._status, reply)
+
+    def on_whole_reply(self, content_type: bytes, body: bytes) -> None:
+        """Take a reply that came in one piece."""
+        self.on_reply_head(200, content_type)
+        self.on_reply_data(body)
+        if not self._fan_out.is_over:
+            self.on_reply_end()
 
     def on_engine_failed(self, why: str) -> None:
         """End all, unless this answer was whole but for its last line."""

@@ -36,8 +36,9 @@ class KnownHeads(Generic[Found]):
         cut = _cut(data)
         if cut is None:
             return None
-        found = self._known.get(cut[0])
-        return None if found is None else (found, cut[1])
+        head, body_at = cut
+        found = self._known.get(head)
+        return None if found is None else (found, body_at)
 
     def learn(self, data: bytes, length: int, found: Found) -> None:
         """Remember the head of ``data``, which the parser has taken as one whole message.

@@ -19,8 +19,8 @@ Headers = list[tuple[bytes, bytes]]
 _HANG_UP_S: Final = 0.1  # a kept connection closed later than this was closed for its age
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _REPLY_HEAD_BYTES_MAX: Final = 64 * 1024
-# Of replies with status 200: headers and content type.
-_KNOWN: Final[KnownHeads[tuple[Headers, bytes]]] = KnownHeads()
+# Of engines' replies with status 200: the content type.
+_KNOWN: Final[KnownHeads[bytes]] = KnownHeads()
 
 
 class DialError(Exception):
@@ -72,6 +72,14 @@ class Receiver(Protocol):
 
     def on_upload_paused(self, is_paused: bool) -> None:  # noqa: FBT001 - a plain event
         """The peer takes no more bytes for now, or takes them again."""
+        ...
+
+
+class EngineReceiver(Receiver, Protocol):
+    """Who gets an engine's reply: it may come in one piece."""
+
+    def on_whole_reply(self, content_type: bytes, body: bytes) -> None:
+        """Take a reply of status 200, head, body and end at once."""
         ...
 
 
@@ -257,8 +265,8 @@ class UpstreamConnection(asyncio.Protocol):
         if not self._status and self._head_bytes > _REPLY_HEAD_BYTES_MAX:
             self._break("the headers of its reply have no end")
             return
-        if is_begin and self._is_keepable and self._status == 200 and self._is_between:
-            _KNOWN.learn(data, sum(map(len, self._body)), (self._headers, self.content_type))
+        if is_begin and self._is_keepable and self._status == 200 and self.replica is not None:
+            _KNOWN.learn(data, sum(map(len, self._body)), self.content_type)
         self._deliver()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -341,18 +349,19 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _deliver_known(self, data: bytes) -> bool:
         """Hand over a whole reply whose head is known; False: it is the parser's."""
-        if self.has_no_body or self.receiver is None:
+        receiver = self.receiver
+        if self.replica is None or receiver is None:
             return False
         known = _KNOWN.find(data)
         if known is None:
             return False
-        (headers, self.content_type), body_at = known
+        self.content_type, body_at = known
         self.has_reply = self._is_keepable = self._has_framing = True
         self._status = 200
-        self.receiver.on_reply_head(200, headers)
-        if self.receiver is not None:
-            self.receiver.on_reply_data(data[body_at:])
-        self._end_reply()
+        self.was_stream = False
+        self.receiver = None
+        self.keep()
+        cast("EngineReceiver", receiver).on_whole_reply(self.content_type, data[body_at:])
         return True
 
     def _deliver(self) -> None:
