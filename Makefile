@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install
 # One line a package is the progress; warnings and errors come on stderr as always.
 SHOW := sed -un 's/^Collecting \([^ ]*\).*/  \1/p'
 
-.PHONY: help up test check lint types fast sim fuzz golden bench-gateway lock debian clean
+.PHONY: help up test check lint types fast sim fuzz soak golden bench-gateway lock debian clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ sim: $(DEV_STAMP) ## Replay one simulated world: make sim SEED=4711
 
 fuzz: $(DEV_STAMP) ## Fuzz both parsers, guided by coverage: make fuzz SECONDS=600 (60 for each)
 	@$(BIN)/python -m tests.fuzz.run --seconds $(or $(SECONDS),60)
+
+soak: $(DEV_STAMP) ## Half an hour of mixed load with faults, everything accounted for (SOAK_MINUTES=1)
+	@$(BIN)/python -m tests.soak.run
 
 golden: $(DEV_STAMP) ## Rewrite the golden files; review the diff before you commit it
 	@TRAMONTANE_GOLDEN=1 $(MAKE) --no-print-directory fast

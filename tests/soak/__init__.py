@@ -1,0 +1,1 @@
+"""A long run under mixed load with faults, with everything that was served accounted for."""
