@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.support.cloud import GATEWAY_TOKEN, Cloud, check_error
-from tramontane.domain.slices import WINDOW_MS, period_end_ms, period_of
+from tramontane.domain.spending.slices import WINDOW_MS, period_end_ms, period_of
 from tramontane.reconcilers.routes import RouteReconciler
 from tramontane.services.gateways import RouteTables
 

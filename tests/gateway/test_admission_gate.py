@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from tests.support.gates import Asked, World, make_key, make_limit, make_route
-from tramontane.domain.limits import LimitMeter
-from tramontane.domain.pricing import Prices, cost_nano
 from tramontane.domain.refusal import Code
-from tramontane.domain.slices import Charge, period_of
+from tramontane.domain.spending.limits import LimitMeter
+from tramontane.domain.spending.pricing import Prices, cost_nano
+from tramontane.domain.spending.slices import Charge, period_of
 
 EURO = 1_000_000  # in micro-euros
 

@@ -26,9 +26,9 @@ from tests.support.gateway import (
 from tests.support.stub_control import StubControl
 from tests.support.stub_engine import StubEngine
 from tests.support.waiting import until
-from tramontane.domain.limits import Limit, LimitMeter, LimitScope
-from tramontane.domain.pricing import Prices, cost_nano
 from tramontane.domain.routing import RouteTable
+from tramontane.domain.spending.limits import Limit, LimitMeter, LimitScope
+from tramontane.domain.spending.pricing import Prices, cost_nano
 
 PRICES = Prices(prompt_micro=1_000_000, completion_micro=3_000_000)
 REVISIONS = itertools.count(1)

@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 
 from tests.support.gates import Asked, Gate, World, make_key, make_limit, make_route
-from tramontane.domain.limits import LimitMeter
-from tramontane.domain.pricing import Prices, cost_nano
-from tramontane.domain.slices import Charge, period_of
+from tramontane.domain.spending.limits import LimitMeter
+from tramontane.domain.spending.pricing import Prices, cost_nano
+from tramontane.domain.spending.slices import Charge, period_of
 from tramontane.gateway.admission.held import SHARE
 
 PRICES = Prices(prompt_micro=1_000_000, completion_micro=3_000_000, request_micro=5)

@@ -30,9 +30,9 @@ from tests.support.gateway import (
 )
 from tests.support.stub_engine import StubEngine
 from tests.support.waiting import until
-from tramontane.domain.limits import Limit
-from tramontane.domain.pricing import Prices
 from tramontane.domain.routing import Route, RouteAdapter, RouteKey, RouteReplica, RouteTable
+from tramontane.domain.spending.limits import Limit
+from tramontane.domain.spending.pricing import Prices
 from tramontane.domain.tenancy import hash_key
 from tramontane.gateway.alone import books
 from tramontane.gateway.alone.route_file import RouteFile

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tramontane.domain.pricing import Prices
+from tramontane.domain.spending.pricing import Prices
 from tramontane.domain.usage import Outcome, TokenSource, UsageEvent
 from tramontane.gateway.limits import RECORD_BYTES_MAX, Limits
 from tramontane.gateway.metering.entry import Entry

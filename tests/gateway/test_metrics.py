@@ -25,7 +25,7 @@ from tests.support.gateway import (
 from tests.support.stub_control import StubControl
 from tests.support.stub_engine import StubEngine
 from tests.support.waiting import until
-from tramontane.domain.limits import Limit, LimitScope
+from tramontane.domain.spending.limits import Limit, LimitScope
 from tramontane.domain.usage import Outcome
 from tramontane.gateway.telemetry import exposition
 from tramontane.gateway.telemetry.names import METRICS

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tramontane.domain.limits import Limit, LimitMeter, LimitScope, bound_of
-from tramontane.domain.slices import (
+from tramontane.domain.spending.limits import Limit, LimitMeter, LimitScope, bound_of
+from tramontane.domain.spending.slices import (
     DEAF_MS,
     HEARTBEAT_MS,
     HOLD_MAX_MS,

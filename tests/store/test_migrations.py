@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 from tests.store import samples
 from tests.support.databases import migrate
 from tramontane.domain import ids
-from tramontane.domain.limits import LimitMeter, LimitScope, meters_of
+from tramontane.domain.spending.limits import LimitMeter, LimitScope, meters_of
 from tramontane.store import tenancy
 from tramontane.store.db import Database, NewerSchemaError, StoreUnavailableError
 from tramontane.store.migrations import revisions

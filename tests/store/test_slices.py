@@ -8,8 +8,8 @@ import pytest
 
 from tests.store import samples
 from tests.store.samples import NOW_MS, OTHER_PROJECT, PROJECT
-from tramontane.domain.limits import Limit, LimitMeter, LimitScope
-from tramontane.domain.slices import (
+from tramontane.domain.spending.limits import Limit, LimitMeter, LimitScope
+from tramontane.domain.spending.slices import (
     DEAF_MS,
     HEARTBEAT_MS,
     HOLD_MAX_MS,

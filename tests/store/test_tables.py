@@ -6,10 +6,10 @@ from tramontane.domain.catalog import Model, ModelVersion
 from tramontane.domain.deployment import Deployment
 from tramontane.domain.event import Event
 from tramontane.domain.fleet import Cluster, Node
-from tramontane.domain.limits import Limit
-from tramontane.domain.pricing import Prices
 from tramontane.domain.replica import Replica
-from tramontane.domain.slices import Holder, Window
+from tramontane.domain.spending.limits import Limit
+from tramontane.domain.spending.pricing import Prices
+from tramontane.domain.spending.slices import Holder, Window
 from tramontane.domain.tenancy import ApiKey, Organization, Project
 from tramontane.domain.usage import UsageEvent, UsageTotal
 from tramontane.store import tables

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tramontane.domain import slices
-from tramontane.domain.limits import Limit, LimitScope
-from tramontane.domain.pricing import Prices
 from tramontane.domain.refusal import Refusal
 from tramontane.domain.routing import Route, RouteKey, RouteTable
-from tramontane.domain.slices import Books, Charge, Outdated, Reply, Report
+from tramontane.domain.spending import slices
+from tramontane.domain.spending.limits import Limit, LimitScope
+from tramontane.domain.spending.pricing import Prices
+from tramontane.domain.spending.slices import Books, Charge, Outdated, Reply, Report
 from tramontane.domain.tenancy import Role
 from tramontane.gateway.admission.gate import Admission
 from tramontane.gateway.admission.leases import Leases

@@ -13,8 +13,8 @@ import orjson
 
 from tests.support.stored import StoredOnes
 from tests.support.waiting import until
-from tramontane.domain import slices
 from tramontane.domain.routing import RouteTable
+from tramontane.domain.spending import slices
 
 TOKEN = "gateway-token"
 

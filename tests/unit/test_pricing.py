@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tramontane.domain.pricing import FREE, Prices, cost_nano
+from tramontane.domain.spending.pricing import FREE, Prices, cost_nano
 
 PRICES = Prices(prompt_micro=150_000, completion_micro=600_000)
 

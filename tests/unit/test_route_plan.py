@@ -13,11 +13,11 @@ from tramontane.domain.deployment import (
     DeploymentStatus,
     Scale,
 )
-from tramontane.domain.limits import Limit, LimitScope
 from tramontane.domain.planning.route_plan import RouteSnapshot, plan_routes, retry_after_s
-from tramontane.domain.pricing import Prices
 from tramontane.domain.replica import Replica, ReplicaStatus
 from tramontane.domain.routing import RouteTable
+from tramontane.domain.spending.limits import Limit, LimitScope
+from tramontane.domain.spending.pricing import Prices
 from tramontane.domain.tenancy import ApiKey, Organization, Role
 
 

@@ -1,7 +1,7 @@
 """Limits, budgets and prices as replies."""
 
-from tramontane.domain import limits
-from tramontane.domain.pricing import NANO_PER_MICRO
+from tramontane.domain.spending import limits
+from tramontane.domain.spending.pricing import NANO_PER_MICRO
 from tramontane.services.spending.limits import Budget
 from tramontane.services.spending.prices import PricedModel
 from tramontane.wire import cloud_spending as wire

@@ -6,8 +6,8 @@ disk and outlives the control plane with it.
 
 from dataclasses import dataclass, field
 
-from tramontane.domain.limits import Limit
-from tramontane.domain.pricing import FREE, Prices
+from tramontane.domain.spending.limits import Limit
+from tramontane.domain.spending.pricing import FREE, Prices
 from tramontane.domain.tenancy import Role
 
 

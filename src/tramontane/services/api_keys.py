@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 from tramontane.domain import ids as kinds
 from tramontane.domain.event import Event
-from tramontane.domain.limits import Limit, LimitScope
 from tramontane.domain.refusal import Code, refuse
+from tramontane.domain.spending.limits import Limit, LimitScope
 from tramontane.domain.tenancy import ApiKey, Principal, Role, hash_key, make_key, redact_key
 from tramontane.runtime.clock import Clock, IdSource
 from tramontane.services.scope import (

@@ -14,7 +14,7 @@ from tramontane.domain.fleet import Device
 from tramontane.domain.launch import LaunchSpec
 from tramontane.domain.resources import Resources
 from tramontane.domain.routing import RouteTable
-from tramontane.domain.slices import Reply
+from tramontane.domain.spending.slices import Reply
 from tramontane.store.errors import UnreadableValueError
 
 T = TypeVar("T")

@@ -21,8 +21,8 @@ from sqlalchemy import (
     union_all,
 )
 
-from tramontane.domain.limits import Limit, LimitScope
-from tramontane.domain.slices import Charge, period_of
+from tramontane.domain.spending.limits import Limit, LimitScope
+from tramontane.domain.spending.slices import Charge, period_of
 from tramontane.domain.usage import Outcome, TokenSource, UsageEvent, UsageTotal
 from tramontane.store.db import AnyRow, Transaction
 from tramontane.store.spending import limits, slices

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from tramontane.domain.limits import LimitMeter
-from tramontane.domain.slices import Ask, Reply, Report
+from tramontane.domain.spending.limits import LimitMeter
+from tramontane.domain.spending.slices import Ask, Reply, Report
 from tramontane.wire.cloud_types import Strict
 
 ASKS_MAX: Final = 1_000  # in one report; a gateway splits what is more

@@ -8,7 +8,7 @@ from tramontane.api import spending_views as show
 from tramontane.api import views
 from tramontane.api.access import requires
 from tramontane.api.routes.declared import RefInPath, Using, guarded_router
-from tramontane.domain.pricing import Prices
+from tramontane.domain.spending.pricing import Prices
 from tramontane.domain.tenancy import Permission, Principal
 from tramontane.services.spending.limits import Bounds, Subject
 from tramontane.wire import cloud_replies as replies

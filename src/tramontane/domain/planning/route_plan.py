@@ -5,11 +5,11 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from tramontane.domain.deployment import Deployment, DeploymentStatus
-from tramontane.domain.limits import Limit
 from tramontane.domain.planning.rollout import wanted_replicas
-from tramontane.domain.pricing import FREE, Prices
 from tramontane.domain.replica import Replica, ReplicaStatus
 from tramontane.domain.routing import Route, RouteKey, RouteReplica, RouteTable
+from tramontane.domain.spending.limits import Limit
+from tramontane.domain.spending.pricing import FREE, Prices
 from tramontane.domain.tenancy import ApiKey, Organization, Project, blocked_by
 
 # The honest wait shrinks in steps, so that a table is published a few times per start instead of

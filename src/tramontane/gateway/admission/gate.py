@@ -9,11 +9,11 @@ import asyncio
 import random
 from collections.abc import Callable
 
-from tramontane.domain.limits import Limit, LimitMeter, LimitScope
-from tramontane.domain.pricing import cost_nano
 from tramontane.domain.refusal import Refusal
 from tramontane.domain.routing import Route, RouteKey, RouteTable
-from tramontane.domain.slices import bound_of
+from tramontane.domain.spending.limits import Limit, LimitMeter, LimitScope
+from tramontane.domain.spending.pricing import cost_nano
+from tramontane.domain.spending.slices import bound_of
 from tramontane.gateway import refusals
 from tramontane.gateway.admission import headers, verdicts
 from tramontane.gateway.admission.held import NEVER, Binding, Held

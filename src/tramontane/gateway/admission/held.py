@@ -7,8 +7,8 @@ give back stand in `leases`.
 from collections.abc import Callable
 from typing import Final
 
-from tramontane.domain.limits import Limit, LimitMeter
 from tramontane.domain.routing import RouteKey
+from tramontane.domain.spending.limits import Limit, LimitMeter
 
 NEVER: Final = float("inf")
 SHARE: Final = -1  # in place of a window's number: the control plane is away, this is our share

@@ -14,8 +14,8 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from tramontane.domain.limits import Limit, LimitMeter
-from tramontane.domain.slices import (
+from tramontane.domain.spending.limits import Limit, LimitMeter
+from tramontane.domain.spending.slices import (
     HEARTBEAT_MS,
     SILENCE_MAX_MS,
     WINDOW_MS,

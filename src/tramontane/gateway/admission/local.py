@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Callable, Mapping
 
-from tramontane.domain import slices
-from tramontane.domain.limits import Limit
-from tramontane.domain.slices import Books, Charge, Outdated, Reply, Report
+from tramontane.domain.spending import slices
+from tramontane.domain.spending.limits import Limit
+from tramontane.domain.spending.slices import Books, Charge, Outdated, Reply, Report
 from tramontane.runtime.clock import Clock
 
 

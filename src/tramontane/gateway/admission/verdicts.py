@@ -2,10 +2,10 @@
 
 from typing import Final
 
-from tramontane.domain.limits import Limit, LimitMeter, LimitScope
-from tramontane.domain.pricing import NANO_PER_MICRO
 from tramontane.domain.refusal import Code, Refusal
 from tramontane.domain.routing import RouteKey
+from tramontane.domain.spending.limits import Limit, LimitMeter, LimitScope
+from tramontane.domain.spending.pricing import NANO_PER_MICRO
 from tramontane.gateway import refusals
 from tramontane.gateway.admission.held import Held
 

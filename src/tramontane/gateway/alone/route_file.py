@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import msgspec
 
-from tramontane.domain.limits import Limit
 from tramontane.domain.routing import Route, RouteReplica, RouteTable
+from tramontane.domain.spending.limits import Limit
 from tramontane.gateway import routes
 
 LOG: Final = logging.getLogger("tramontane.gateway.route_file")

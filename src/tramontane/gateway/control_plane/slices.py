@@ -14,8 +14,8 @@ from typing import Final
 
 import msgspec
 
-from tramontane.domain.limits import Limit
-from tramontane.domain.slices import Ask, Charge, Grant, Reply, Report
+from tramontane.domain.spending.limits import Limit
+from tramontane.domain.spending.slices import Ask, Charge, Grant, Reply, Report
 from tramontane.gateway.control_plane.link import ControlAwayError, ControlLink
 from tramontane.gateway.limits import Limits
 

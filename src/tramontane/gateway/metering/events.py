@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from tramontane.domain.ids import REQUEST, USAGE_EVENT
-from tramontane.domain.pricing import FREE, Prices, cost_nano
+from tramontane.domain.spending.pricing import FREE, Prices, cost_nano
 from tramontane.domain.usage import Outcome, TokenSource
 
 # The status of a request whose client was told none before it left; nginx's convention.

@@ -4,8 +4,8 @@ import threading
 from collections.abc import Callable, Collection
 from typing import Final
 
-from tramontane.domain.limits import LimitMeter, LimitScope
 from tramontane.domain.refusal import Code
+from tramontane.domain.spending.limits import LimitMeter, LimitScope
 from tramontane.gateway.telemetry.names import Metric
 from tramontane.gateway.telemetry.series import RouteSeries
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 from tramontane.domain import ids as kinds
 from tramontane.domain.event import Event
-from tramontane.domain.limits import Limit, LimitScope, meters_of
 from tramontane.domain.refusal import Code, refuse
-from tramontane.domain.slices import period_end_ms, period_of, period_start_ms
+from tramontane.domain.spending.limits import Limit, LimitScope, meters_of
+from tramontane.domain.spending.slices import period_end_ms, period_of, period_start_ms
 from tramontane.domain.tenancy import Principal
 from tramontane.runtime.clock import Clock, IdSource
 from tramontane.services.scope import (

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from tramontane.domain.catalog import Model
 from tramontane.domain.event import Event
-from tramontane.domain.pricing import FREE
-from tramontane.domain.pricing import Prices as PriceValues
+from tramontane.domain.spending.pricing import FREE
+from tramontane.domain.spending.pricing import Prices as PriceValues
 from tramontane.domain.tenancy import Principal
 from tramontane.runtime.clock import Clock
 from tramontane.services.scope import Page, not_found

@@ -1,7 +1,7 @@
 """Slices of limits for gateways: a report in, grants out, in one short write transaction."""
 
 from tramontane.domain.refusal import Code, refuse
-from tramontane.domain.slices import Outdated, Reply, Report
+from tramontane.domain.spending.slices import Outdated, Reply, Report
 from tramontane.runtime.clock import Clock
 from tramontane.store.db import Database
 from tramontane.store.spending import slices

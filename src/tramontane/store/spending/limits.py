@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 
-from tramontane.domain.limits import Limit, LimitMeter, LimitScope
+from tramontane.domain.spending.limits import Limit, LimitMeter, LimitScope
 from tramontane.store.db import AnyRow, Transaction
 from tramontane.store.statements import LIMIT_DEFAULT, page
 from tramontane.store.statements import insert as insert_row

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import delete, select
 
-from tramontane.domain.pricing import FREE, Prices
+from tramontane.domain.spending.pricing import FREE, Prices
 from tramontane.store.db import AnyRow, Transaction
 from tramontane.store.tables import model_versions, prices
 

@@ -22,8 +22,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from tramontane.domain.limits import LimitMeter
-from tramontane.domain.slices import (
+from tramontane.domain.spending.limits import LimitMeter
+from tramontane.domain.spending.slices import (
     Books,
     Charge,
     Hold,

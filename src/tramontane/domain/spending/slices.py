@@ -32,7 +32,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from tramontane.domain.limits import Limit, LimitMeter, bound_of
+from tramontane.domain.spending.limits import Limit, LimitMeter, bound_of
 
 WINDOW_MS: Final = 60_000
 SILENCE_MAX_MS: Final = 15_000  # three heartbeats

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from tramontane.domain.pricing import NANO_PER_MICRO
+from tramontane.domain.spending.pricing import NANO_PER_MICRO
 
 
 class LimitScope(StrEnum):
