@@ -45,6 +45,9 @@ class Held:
         "retry_at",
         "returning",
         "settled",
+        "told",
+        "told_bound",
+        "told_until",
         "turn",
         "unused",
         "used",
@@ -80,6 +83,9 @@ class Held:
         self.ready = 0  # how much to hold ready: what is spent in a moment
         self.owes = 0  # permits to be given to others as they become free
         self.yields_at = NEVER
+        self.told = b""  # the headers of it that change once a second, see `headers`
+        self.told_bound = 0
+        self.told_until = 0.0
 
     @property
     def is_kept(self) -> bool:
@@ -101,6 +107,7 @@ class Held:
         self.unused = self.level = self.settled = 0
         self.low = -1
         self.cap = self.bound
+        self.told_until = 0.0
         self.turn = turn
         self.ends_at = 0.0
         if self.meter is LimitMeter.IN_FLIGHT:

@@ -178,6 +178,7 @@ class Leases:
                 self.turn += 1
                 held.void(self.turn)
                 held.ends_at = now + WINDOW_MS / 1000
+                held.told_until = 0.0
                 held.remaining = 1  # unknown: it is not said that nothing is left
             if held.window != SHARE and held.remaining <= 0:
                 return
@@ -359,6 +360,7 @@ class Leases:
         if ends_at <= now:  # too late to be spent, or no window runs
             return
         held.ends_at = ends_at
+        held.told_until = 0.0
         self.expires_at = min(self.expires_at, ends_at)
         held.free += grant.granted
         held.level += grant.granted
