@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 
 from tests.support.gateway import (
@@ -29,6 +30,8 @@ from tests.support.waiting import until
 from tramontane.domain.routing import RouteTable
 from tramontane.domain.spending.limits import Limit, LimitMeter, LimitScope
 from tramontane.domain.spending.pricing import Prices, cost_nano
+from tramontane.gateway.alone.route_file import RouteFile
+from tramontane.processes.gateway import Alone
 
 PRICES = Prices(prompt_micro=1_000_000, completion_micro=3_000_000)
 REVISIONS = itertools.count(1)
@@ -370,3 +373,31 @@ def test_a_gateway_that_stops_gives_everything_back(engine: StubEngine, tmp_path
         assert held(control) == held(control, LimitMeter.IN_FLIGHT) == 0
         assert next(iter(control.books.windows.values())).granted == 200
         assert not list(tmp_path.glob("settled-*"))
+
+
+@pytest.mark.slow
+def test_a_gateway_that_runs_alone_keeps_the_same_limits(engine: StubEngine, tmp_path: Path):
+    path = tmp_path / "table.json"
+    path.write_bytes(
+        orjson.dumps(
+            limited(
+                engine,
+                limit(1, requests_per_minute_max=6, requests_in_flight_max=3),
+                limit(2, tokens_per_minute_max=10**6, budget_micro=10**6),
+                limit(3, requests_per_minute_max=0, model="another"),
+            )
+        )
+    )
+    file = RouteFile(path)
+    links = Alone(file, file.read(), keeps_usage=True)
+    with GatewayThread(tmp_path / "state", links) as gateway:
+        gateway.wait_ready()
+        with ThreadPoolExecutor(5) as pool:
+            asked = list(pool.map(lambda _: gateway.chat(stub={"delay_s": 0.5}), range(5)))
+        assert sorted(reply.status_code for reply in asked) == [200] * 3 + [429] * 2
+        told = [reply.json()["message"] for reply in asked if reply.status_code == 429]
+        assert all("3 requests in flight" in message for message in told)
+        assert [gateway.chat().status_code for _ in range(4)] == [200] * 3 + [429]
+        table = limited(engine, limit(4, budget_micro=0))
+        path.write_bytes(orjson.dumps(table))
+        until(lambda: gateway.chat().json().get("code") == "insufficient_quota", "the new file")
