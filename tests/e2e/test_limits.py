@@ -63,6 +63,12 @@ class Gateway:
 
 
 @pytest.fixture(scope="module")
+def system(own_system: System) -> System:
+    """The module's own: the outside engine leaves its deployment behind."""
+    return own_system
+
+
+@pytest.fixture(scope="module")
 def engine(system: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OutsideEngine]:
     with outside_engine(system, tmp_path_factory.mktemp("limits"), "limited") as outside:
         yield outside
