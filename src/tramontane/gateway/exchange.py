@@ -439,6 +439,7 @@ class Exchange:
         self._count(outcome, status, spent, now)
         if ticket is not None:
             ticket.end(spent, cost)
+        self._attempt = None  # it knows us: without a circle both are freed at once
 
     def _count(self, outcome: Outcome, status: int, spent: Tokens, now: float) -> None:
         """Tell the metrics of the model."""
