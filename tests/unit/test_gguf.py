@@ -6,6 +6,7 @@ import pytest
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
 from tests.support.weights import ARRAY, F32, METADATA, STRING, U64, gguf_bytes, tensor, text
+from tramontane.domain.catalog import Capabilities
 from tramontane.domain.weights import gguf
 from tramontane.domain.weights.facts import (
     CONTEXT_LENGTH_MAX,
@@ -38,7 +39,8 @@ def test_the_tables_are_those_of_the_gguf_package() -> None:
 
 def test_a_right_file() -> None:
     facts = read(gguf_bytes())
-    assert facts == WeightsFacts("gguf", "llama", 512, "Q8_0", 64, "apache-2.0")
+    told = Capabilities(generates=True, chats=False, fills_in=False)
+    assert facts == WeightsFacts("gguf", "llama", 512, "Q8_0", 64, "apache-2.0", told)
 
 
 @pytest.mark.parametrize("version", [2, 3])

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
+ADAPTERS_MAX: Final = 32  # of one deployment; each takes memory in every replica
 REPLICAS_MAX: Final = 256  # a deployment beyond this is a typing error, not a wish
 DEFAULT_START_MS: Final = 5_000  # until a replica of the deployment was measured
 
@@ -69,13 +70,21 @@ class Canary:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterSpec:
+    """A LoRA adapter that replicas load beside their model; requests call it by ``name``."""
+
+    name: str
+    model_version_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class DeploymentSpec:
     """What is wanted. A change to more than the number of replicas replaces them, one by one.
 
     With ``autoscale``, ``replicas`` is only where scaling begins. ``resources_*`` are per replica;
     None lets the engine's recipe decide. ``context_length`` counts tokens per request;
     ``parallel`` is how many requests a replica serves at a time. ``engine_options`` are further
-    options, each checked by the recipe.
+    options, each checked by the recipe. ``adapters`` are sorted by name.
     """
 
     model_version_id: str
@@ -88,6 +97,7 @@ class DeploymentSpec:
     memory_bytes: int | None = None
     engine_options: tuple[tuple[str, str], ...] = ()
     autoscale: AutoscaleSpec | None = None
+    adapters: tuple[AdapterSpec, ...] = ()
 
     def differs_in_kind(self, other: "DeploymentSpec") -> bool:
         """Tell whether ``other`` differs in more than how many replicas are wanted."""
@@ -143,7 +153,10 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class SpecChange:
-    """A partial change of a spec; None leaves a field as it is."""
+    """A partial change of a spec; None leaves a field as it is.
+
+    ``adapters`` are all that are wanted from now on: names, each with a reference to a model.
+    """
 
     replicas: int | None = None
     model_version_id: str | None = None
@@ -153,3 +166,4 @@ class SpecChange:
     cpu_millicores: int | None = None
     memory_bytes: int | None = None
     engine_options: tuple[tuple[str, str], ...] | None = field(default=None)
+    adapters: tuple[tuple[str, str], ...] | None = None

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
+from tramontane.domain.deployment import AdapterSpec
 from tramontane.domain.resources import Resources
 
 # Placeholders in `LaunchSpec.argv` and its environment values, filled in on the node that runs it.
@@ -29,6 +30,7 @@ class LaunchSpec:
     ``env`` holds the only secrets (`SECRET_ENV` and the engine's own name for it): they never
     stand in ``argv``, which every local user can read. ``device_indexes`` are the node's devices
     that the process may see. ``health_path`` answers 200 when the engine can serve.
+    ``adapters`` are what it loads, in the order in which the engine numbers them.
     """
 
     argv: tuple[str, ...]
@@ -39,3 +41,4 @@ class LaunchSpec:
     ready_timeout_s: int
     drain_timeout_s: int
     device_indexes: tuple[int, ...] = ()
+    adapters: tuple[AdapterSpec, ...] = ()

@@ -6,6 +6,7 @@ disk and outlives the control plane with it.
 
 from dataclasses import dataclass, field
 
+from tramontane.domain.catalog import UNKNOWN, Capabilities
 from tramontane.domain.spending.limits import Limit
 from tramontane.domain.spending.pricing import FREE, Prices
 from tramontane.domain.tenancy import Role
@@ -65,7 +66,8 @@ class Route:
     nothing is being started. ``start_ms`` is the measured start time. ``wakes``: a request starts
     replicas when none runs, so it may wait. Of every hundred requests ``canary_percent`` go to
     ``canary``, a route of the same project. ``adapter_count`` counts the adapters that the
-    replicas have loaded; ``adapter`` is the one that this name stands for.
+    replicas have loaded; ``adapter`` is the one that this name stands for. ``capabilities`` say
+    what the engine can be asked with these weights.
     """
 
     project_id: str
@@ -84,6 +86,7 @@ class Route:
     canary_percent: int = 0
     adapter: RouteAdapter | None = None
     adapter_count: int = 0
+    capabilities: Capabilities = UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from tramontane.domain.deployment import DeploymentSpec
 from tramontane.domain.launch import HOST, PORT, PYTHON, SECRET_ENV, LaunchSpec, LoadProbe
 from tramontane.domain.refusal import Code, Refusal
 from tramontane.domain.resources import Resources
+from tramontane.domain.weights.abilities import GGUF_ENCODERS
 from tramontane.engines import rules
 from tramontane.engines.options import (
     ChoiceOption,
@@ -28,12 +29,6 @@ OPTIONS: Final[tuple[Option, ...]] = (
     IntegerOption("threads", 1, 256),
 )
 PARALLEL_MAX: Final = 64  # llama.cpp decodes all slots in one batch; beyond, vLLM is the engine
-
-# Encoders: they have no next token to sample, so they can only embed.
-ENCODERS: Final = frozenset(
-    {"bert", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3", "modern-bert"}
-    | {"neo-bert", "nomic-bert", "nomic-bert-moe", "t5encoder"}
-)
 
 # Threads of a replica wait for each other, so a second one beside a busy neighbour costs 20-fold
 # (measured with 5.8 million parameters). Large models repay them.
@@ -111,7 +106,7 @@ class LlamaCpp:
         """Return the command line of the embedded server."""
         rules.must_pass(self.check(spec, version))
         options = options_of(spec.engine_options)
-        mode = options.get("mode", "embeddings" if version.architecture in ENCODERS else "all")
+        mode = options.get("mode", "embeddings" if version.architecture in GGUF_ENCODERS else "all")
         layers = options.get("n_gpu_layers", str(DEVICE_LAYERS_ALL if spec.devices else 0))
         argv = (
             *(PYTHON, "-m", "tramontane.llama_server"),
@@ -204,7 +199,7 @@ def _check_devices(spec: DeploymentSpec) -> Refusal | None:
 
 def _check_mode(spec: DeploymentSpec, version: ModelVersion) -> Refusal | None:
     mode = options_of(spec.engine_options).get("mode", "embeddings")
-    if version.architecture in ENCODERS and mode != "embeddings":
+    if version.architecture in GGUF_ENCODERS and mode != "embeddings":
         message = (
             f"engine_options.mode is {mode} and {version.architecture} models only embed: "
             "expected embeddings"

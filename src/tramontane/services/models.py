@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Final
 
 from tramontane.domain import ids as kinds
-from tramontane.domain.catalog import Model, ModelVersion
+from tramontane.domain.catalog import Model, ModelVersion, VersionKind
 from tramontane.domain.event import Event
 from tramontane.domain.refusal import Code, refuse
 from tramontane.domain.tenancy import Principal
 from tramontane.runtime.clock import Clock, IdSource
 from tramontane.services.scope import Page, not_found
-from tramontane.services.weights_files import InspectedWeights, inspect
+from tramontane.services.weights_files import InspectedWeights, check_adapter, inspect
 from tramontane.store import catalog, deployments, events
 from tramontane.store.db import Database, Transaction
 
@@ -54,9 +54,12 @@ class Models:
         path: str,
         digest: str | None = None,
         licence: str | None = None,
+        base: str | None = None,
         is_shipped: bool = False,
     ) -> CatalogueEntry:
         """Read the weights at ``path`` and make them the newest version of the model ``name``.
+
+        A LoRA adapter needs ``base``, a reference to the model that it was made for.
 
         The same weights again change nothing, unless the files of the known version are gone:
         then the new place is a new version. Refused unless the licence is in the files or given.
@@ -78,6 +81,7 @@ class Models:
                 "copy them again, or give the digest that you trust"
             )
             raise refuse(Code.DIGEST_MISMATCH, message, param="digest")
+        adapted = self._base_of(path, weights, base)
         agreed = licence or weights.facts.licence
         if agreed is None:
             message = (
@@ -86,7 +90,9 @@ class Models:
             )
             raise refuse(Code.MISSING_REQUIRED_PARAMETER, message, param="licence")
         moved = self._moved(name, weights)
-        return self._db.write(self._recording(principal, name, weights, agreed, moved))
+        return self._db.write(
+            self._recording(principal, name, weights, licence=agreed, moved=moved, base=adapted)
+        )
 
     def get(self, ref: str) -> CatalogueEntry:
         """Return the model with the id or name ``ref``."""
@@ -108,12 +114,39 @@ class Models:
             if deployments.uses_model_version(tx, model.id):
                 message = f"the model {model.name} is deployed: delete its deployments first"
                 raise refuse(Code.IN_USE, message)
+            adapters = catalog.adapters_of(tx, model.id)
+            if adapters:
+                message = f"{adapters[0]} is an adapter of {model.name}: delete it first"
+                raise refuse(Code.IN_USE, message)
             catalog.delete_model(tx, model)
             now_ms = self._clock.now_ms()
             events.append(tx, _event(model, principal, "deleted", "deleted", now_ms))
             return model
 
         return self._db.write(write)
+
+    def _base_of(
+        self, path: str, weights: InspectedWeights, base: str | None
+    ) -> ModelVersion | None:
+        """Return the version that an adapter was made for and fits; None for a model."""
+        if weights.facts.adapts is None:
+            if base is None:
+                return None
+            message = f"the weights at {path} are a model, no adapter: leave `base` out"
+            raise refuse(Code.INVALID_VALUE, message, param="base")
+        if base is None:
+            message = (
+                f"the weights at {path} are an adapter: name the model that it was made for as "
+                "`base` (tramontane models import --base)"
+            )
+            raise refuse(Code.MISSING_REQUIRED_PARAMETER, message, param="base")
+        with self._db.read() as tx:
+            adapted = find_version(tx, base, param="base")
+        if adapted.kind is VersionKind.ADAPTER:
+            message = f"the base {base} is an adapter itself: name the model that it is for"
+            raise refuse(Code.INVALID_VALUE, message, param="base")
+        check_adapter(weights, adapted)
+        return adapted
 
     def _moved(self, name: str, weights: InspectedWeights) -> frozenset[str]:
         """Return the ids of versions with these weights whose files are no longer there."""
@@ -131,8 +164,10 @@ class Models:
         principal: Principal,
         name: str,
         weights: InspectedWeights,
+        *,
         licence: str,
         moved: frozenset[str],
+        base: ModelVersion | None,
     ) -> "Callable[[Transaction], CatalogueEntry]":
         model_id, version_id = self._ids.new(kinds.MODEL), self._ids.new(kinds.MODEL_VERSION)
         now_ms = self._clock.now_ms()
@@ -144,7 +179,12 @@ class Models:
                 catalog.insert_model(tx, model)
                 events.append(tx, _event(model, principal, "created", "created", now_ms))
             known = catalog.list_model_versions(tx, model.id)
-            same = (item for item in known if item.digest == weights.digest)
+            _check_kind(model, known, base)
+            same = [item for item in known if item.digest == weights.digest]
+            for item in same:
+                told = weights.facts.capabilities
+                if base is None and item.capabilities != told:  # read by an older version
+                    catalog.set_capabilities(tx, item.id, told)
             if all(item.id in moved for item in same):
                 number = known[-1].number + 1 if known else 1
                 version = _version(
@@ -154,6 +194,7 @@ class Models:
                     weights=weights,
                     licence=licence,
                     now_ms=now_ms,
+                    base=base,
                 )
                 catalog.insert_model_version(tx, version)
                 what = f"version {number} imported, {weights.digest}"
@@ -163,7 +204,7 @@ class Models:
         return write
 
 
-def find_version(tx: Transaction, ref: str) -> ModelVersion:
+def find_version(tx: Transaction, ref: str, *, param: str = "model") -> ModelVersion:
     """Return the version that ``ref`` means: NAME or id (the newest), NAME:NUMBER, or its id."""
     if kinds.prefix_of(ref) == kinds.MODEL_VERSION:
         version = catalog.get_model_version(tx, ref)
@@ -182,8 +223,18 @@ def find_version(tx: Transaction, ref: str) -> ModelVersion:
             f"there is no model {ref} in the catalogue: "
             "`tramontane models list` names those that are; an operator imports new ones"
         )
-        raise refuse(Code.MODEL_NOT_FOUND, message, param="model")
+        raise refuse(Code.MODEL_NOT_FOUND, message, param=param)
     return version
+
+
+def _check_kind(model: Model, known: list[ModelVersion], base: ModelVersion | None) -> None:
+    """Refuse a version that is another kind of thing than those before it."""
+    wanted = None if base is None else base.model_id
+    if all(version.base_model_id == wanted for version in known):
+        return
+    was = "a model" if known[-1].base_model_id is None else "an adapter of its base model"
+    message = f"{model.name} is {was}: import this under another name"
+    raise refuse(Code.CONFLICT, message, param="name")
 
 
 def _get(tx: Transaction, ref: str) -> Model:
@@ -205,8 +256,10 @@ def _version(
     weights: InspectedWeights,
     licence: str,
     now_ms: int,
+    base: ModelVersion | None,
 ) -> ModelVersion:
     facts = weights.facts
+    told = facts if base is None else base
     return ModelVersion(
         id=version_id,
         model_id=model_id,
@@ -215,12 +268,15 @@ def _version(
         path=weights.path,
         digest=weights.digest,
         size_bytes=weights.size_bytes,
-        architecture=facts.architecture,
-        context_length=facts.context_length,
+        architecture=told.architecture,
+        context_length=told.context_length,
         precision=facts.precision,
         licence=licence,
         created_at_ms=now_ms,
         parameters=facts.parameters,
+        capabilities=told.capabilities,
+        base_model_id=base.model_id if base else None,
+        adapter_rank=max(pair.rank for pair in facts.adapts) if facts.adapts else None,
     )
 
 

@@ -9,14 +9,15 @@ a dot (such as `.git`) are no part of a model and are left out.
 import hashlib
 import os
 import stat
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tramontane.domain.catalog import ModelVersion, WeightsFormat
 from tramontane.domain.refusal import Code, RefusedError, refuse
-from tramontane.domain.weights import gguf, safetensors
+from tramontane.domain.weights import gguf, lora, safetensors
 from tramontane.domain.weights.facts import MalformedWeightsError, WeightsFacts
 
 BLOCK_BYTES: Final = 8 << 20
@@ -30,6 +31,10 @@ CODE_SUFFIXES: Final = frozenset({".py", ".pyc", ".so", ".sh"})
 _ZIP_MAGIC: Final = b"PK\x03\x04"  # what torch.save writes
 _PICKLE_MAGIC: Final = b"\x80"
 _INDEX: Final = "model.safetensors.index.json"
+_TOKENIZER_CONFIG: Final = "tokenizer_config.json"
+# What PEFT's save_pretrained writes.
+_ADAPTER_CONFIG: Final = "adapter_config.json"
+_ADAPTER: Final = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +167,41 @@ def _pickle(name: str) -> RefusedError:
     )
 
 
+def check_adapter(weights: InspectedWeights, base: ModelVersion) -> None:
+    """Refuse an adapter that does not fit the model ``base``; refusals name the field ``base``."""
+    is_gguf = base.format is WeightsFormat.GGUF
+    try:
+        if weights.facts.format is not base.format:
+            msg = f"it is {weights.facts.format} and the base model is {base.format}"
+            raise MalformedWeightsError(msg)
+        if is_gguf and weights.facts.architecture != base.architecture:
+            msg = f"it is for {weights.facts.architecture}, the base model is {base.architecture}"
+            raise MalformedWeightsError(msg)
+        lora.check_fits(weights.facts.adapts or (), _shapes(base), is_gguf=is_gguf)
+    except MalformedWeightsError as error:
+        message = f"the adapter at {weights.path} does not fit its base model: {error}"
+        raise refuse(Code.INVALID_VALUE, message, param="base") from error
+    except OSError as error:
+        message = f"the base model's weights cannot be read: {error.strerror}; import them again"
+        raise refuse(Code.INVALID_VALUE, message, param="base") from error
+
+
+def _shapes(base: ModelVersion) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors of weights that were imported before."""
+    path = Path(base.path)
+    if base.format is WeightsFormat.GGUF:
+        with _opened(path) as file:
+            return gguf.read_shapes(file)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in sorted(_shards(path, _list_files(path))):
+        with _opened(path / name) as file:
+            shapes |= _header(name, file).shapes
+    return shapes
+
+
 def _inspect_folder(folder: Path, root: Path | None) -> InspectedWeights:
     names = _list_files(folder)
+    is_adapter = _ADAPTER_CONFIG in names
     shards = _shards(folder, names)
     headers: list[safetensors.Header] = []
     lines: list[str] = []
@@ -175,11 +213,26 @@ def _inspect_folder(folder: Path, root: Path | None) -> InspectedWeights:
                 headers.append(_header(name, file))
             size_bytes += file.size_bytes
             lines.append(f"{file.digest()}  {name}\n")
-    config = safetensors.read_config(_small(folder, "config.json", safetensors.CONFIG_BYTES_MAX))
     card = _card(folder) if "README.md" in names else None
-    facts = safetensors.combine(headers, config, card)
+    if is_adapter:
+        told = _small(folder, _ADAPTER_CONFIG, safetensors.CONFIG_BYTES_MAX)
+        facts = safetensors.combine_adapter(headers[0], told, card)
+    else:
+        facts = _model_facts(folder, names, headers, card)
     digest = hashlib.sha256("".join(lines).encode()).hexdigest()
     return InspectedWeights(str(folder), f"sha256:{digest}", size_bytes, facts)
+
+
+def _model_facts(
+    folder: Path, names: list[str], headers: list[safetensors.Header], card: str | None
+) -> WeightsFacts:
+    config = safetensors.read_config(_small(folder, "config.json", safetensors.CONFIG_BYTES_MAX))
+    tokenizer: Mapping[str, object] = {}
+    if _TOKENIZER_CONFIG in names:
+        data = _small(folder, _TOKENIZER_CONFIG, safetensors.TOKENIZER_CONFIG_BYTES_MAX)
+        tokenizer = safetensors.read_tokenizer_config(data)
+    told = safetensors.capabilities_of(config, names, tokenizer)
+    return safetensors.combine(headers, config, card, told)
 
 
 def _list_files(folder: Path) -> list[str]:
@@ -213,6 +266,11 @@ def _list_files(folder: Path) -> list[str]:
 def _shards(folder: Path, names: list[str]) -> frozenset[str]:
     """Return the files that hold the model: those of the index, or all that lie at the top."""
     _check_names(names)
+    if _ADAPTER_CONFIG in names:
+        if _ADAPTER in names:
+            return frozenset({_ADAPTER})
+        msg = f"it has {_ADAPTER_CONFIG} and no {_ADAPTER}: copy the folder completely"
+        raise MalformedWeightsError(msg)
     top = frozenset(name for name in names if name.endswith(".safetensors") and "/" not in name)
     if not top or "config.json" not in names:
         missing = "config.json" if top else ".safetensors file"

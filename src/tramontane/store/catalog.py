@@ -1,9 +1,10 @@
 """The catalogue: models and their immutable versions."""
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from tramontane.domain import ids
-from tramontane.domain.catalog import Model, ModelVersion, WeightsFormat
+from tramontane.domain.catalog import Capabilities, Model, ModelVersion, WeightsFormat
+from tramontane.store.codec import decode_capabilities, encode_capabilities
 from tramontane.store.db import AnyRow, Transaction
 from tramontane.store.errors import StaleError
 from tramontane.store.statements import LIMIT_DEFAULT, insert_if_free, insert_named, page
@@ -63,9 +64,18 @@ def insert_model_version(tx: Transaction, version: ModelVersion) -> None:
         "licence": version.licence,
         "created_at_ms": version.created_at_ms,
         "parameters": version.parameters,
+        "capabilities": encode_capabilities(version.capabilities),
+        "base_model_id": version.base_model_id,
+        "adapter_rank": version.adapter_rank,
     }
     if not insert_if_free(tx, model_versions, values, unique=("model_id", "number")):
         raise StaleError("model", version.model_id)
+
+
+def set_capabilities(tx: Transaction, version_id: str, capabilities: Capabilities) -> None:
+    """Write what is now known of the version: all else of it never changes."""
+    values = {"capabilities": encode_capabilities(capabilities)}
+    tx.execute(update(model_versions).where(model_versions.c.id == version_id).values(values))
 
 
 def get_model_version(tx: Transaction, version_id: str) -> ModelVersion | None:
@@ -97,6 +107,18 @@ def latest_version(tx: Transaction, model_id: str) -> ModelVersion | None:
     return _version(row) if row else None
 
 
+def adapters_of(tx: Transaction, model_id: str) -> list[str]:
+    """Return the names of the models that are adapters of ``model_id``."""
+    query = (
+        select(models.c.name)
+        .join(model_versions, model_versions.c.model_id == models.c.id)
+        .where(model_versions.c.base_model_id == model_id)
+        .distinct()
+        .order_by(models.c.name)
+    )
+    return list(tx.execute(query).scalars())
+
+
 def _model(row: AnyRow) -> Model:
     return Model(id=row.id, name=row.name, created_at_ms=row.created_at_ms, revision=row.revision)
 
@@ -116,4 +138,7 @@ def _version(row: AnyRow) -> ModelVersion:
         licence=row.licence,
         created_at_ms=row.created_at_ms,
         parameters=row.parameters,
+        capabilities=decode_capabilities(row.capabilities),
+        base_model_id=row.base_model_id,
+        adapter_rank=row.adapter_rank,
     )

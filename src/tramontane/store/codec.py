@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
+from tramontane.domain.catalog import UNKNOWN, Capabilities
 from tramontane.domain.deployment import Canary, DeploymentSpec, Scale
 from tramontane.domain.fleet import Device
 from tramontane.domain.launch import LaunchSpec
@@ -30,6 +31,16 @@ def encode_spec(spec: DeploymentSpec) -> str:
 def decode_spec(text: str) -> DeploymentSpec:
     """Return the spec in ``text``; `UnreadableValueError` if it is not one."""
     return _decode(text, DeploymentSpec)
+
+
+def encode_capabilities(capabilities: Capabilities) -> str | None:
+    """Return the text of what a model can do; None when nothing is known."""
+    return None if capabilities == UNKNOWN else _encode(capabilities)
+
+
+def decode_capabilities(text: str | None) -> Capabilities:
+    """Return the capabilities in ``text``; `UnreadableValueError` if they are none."""
+    return UNKNOWN if text is None else _decode(text, Capabilities)
 
 
 def encode_scale(scale: Scale) -> str:

@@ -190,6 +190,9 @@ model_versions: Final = _table(
     _text("licence"),
     _int("created_at_ms"),
     _int_or_null("parameters"),
+    _text_or_null("capabilities"),
+    _text_or_null("base_model_id"),
+    _int_or_null("adapter_rank"),
 )
 Index("uq_model_versions_number", model_versions.c.model_id, model_versions.c.number, unique=True)
 

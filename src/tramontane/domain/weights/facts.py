@@ -8,7 +8,7 @@ and memory and ends in a `MalformedWeightsError` that says what is wrong.
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from tramontane.domain.catalog import WeightsFormat
+from tramontane.domain.catalog import UNKNOWN, Capabilities, WeightsFormat
 
 # The longest context that any published model states is 10,485,760 tokens (Llama 4 Scout).
 CONTEXT_LENGTH_MAX: Final = 1 << 26
@@ -35,11 +35,23 @@ class MalformedWeightsError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class LoraPair:
+    """One matrix that a LoRA adapter changes, by its name in the model; ``rank`` of the change."""
+
+    name: str
+    inputs: int
+    outputs: int
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
 class WeightsFacts:
     """What the weights say of themselves. ``context_length`` counts tokens.
 
     ``precision`` is the type that holds most bytes, such as ``Q8_0`` or ``BF16``. ``licence`` is
-    None when the files do not name one.
+    None when the files do not name one. ``adapts`` are the matrices that a LoRA adapter changes,
+    None for a model; an adapter does not know its ``context_length`` (0), nor in safetensors its
+    ``architecture`` ("").
     """
 
     format: WeightsFormat
@@ -48,6 +60,8 @@ class WeightsFacts:
     precision: str
     parameters: int
     licence: str | None
+    capabilities: Capabilities = UNKNOWN
+    adapts: tuple[LoraPair, ...] | None = None
 
 
 def licence_or_none(text: object) -> str | None:

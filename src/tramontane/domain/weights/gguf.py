@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from tramontane.domain.catalog import WeightsFormat
+from tramontane.domain.weights import abilities, lora
 from tramontane.domain.weights.facts import (
     CONTEXT_LENGTH_MAX,
     PARAMETERS_MAX,
     ByteSource,
+    LoraPair,
     MalformedWeightsError,
     WeightsFacts,
     licence_or_none,
@@ -39,7 +41,11 @@ _SCALARS: Final = {
     10: "<Q", 11: "<q", 12: "<d",
 }  # fmt: skip
 _U64: Final = struct.Struct("<Q")
-_WANTED_STRINGS: Final = frozenset({"general.architecture", "general.license"})
+_WANTED_STRINGS: Final = frozenset(
+    {"adapter.type", "general.architecture", "general.license", "general.type"}
+)
+_FIM_BYTES_MAX: Final = 64  # of a token around a gap
+_TOKENS: Final = "tokenizer.ggml.tokens"
 _WANTED_STRING_BYTES_MAX: Final = 4_096  # longer ones are no names
 
 Scalar = int | float | bool | str
@@ -52,13 +58,59 @@ def is_gguf(source: ByteSource) -> bool:
 
 def read_facts(source: ByteSource) -> WeightsFacts:
     """Return what the file says of itself, or raise `MalformedWeightsError`."""
+    cursor, metadata, tensors = _read_header(source)
+    _check_extent(tensors, metadata.values, cursor.offset, source.size_bytes)
+    architecture = _architecture(metadata.values)
+    licence = licence_or_none(metadata.values.get("general.license"))
+    precision = _precision(metadata.values, tensors)
+    if metadata.values.get("general.type") == "adapter":
+        return WeightsFacts(
+            format=WeightsFormat.GGUF,
+            architecture=architecture,
+            context_length=0,
+            precision=precision,
+            parameters=_parameters(tensors),
+            licence=licence,
+            adapts=_adapts(metadata.values, tensors),
+        )
+    return WeightsFacts(
+        format=WeightsFormat.GGUF,
+        architecture=architecture,
+        context_length=_context_length(metadata.values, architecture),
+        precision=precision,
+        parameters=_parameters(tensors),
+        licence=licence,
+        capabilities=abilities.of_gguf(
+            architecture,
+            metadata.keys,
+            cursor.fim_parts,
+            has_doubt=cursor.has_fim_doubt,
+        ),
+    )
+
+
+def read_shapes(source: ByteSource) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors, the row's length first, as the file has them."""
+    return {tensor.name: tensor.shape for tensor in _read_header(source)[2]}
+
+
+@dataclass(frozen=True, slots=True)
+class _Metadata:
+    """The keys that the file has, and the values that are wanted."""
+
+    keys: frozenset[str]
+    values: dict[str, Scalar]
+
+
+def _read_header(source: ByteSource) -> tuple["_Cursor", _Metadata, list["_Tensor"]]:
     cursor = _Cursor(source)
     if cursor.take(4) != MAGIC:
         msg = "it does not start with GGUF's magic"
         raise MalformedWeightsError(msg)
     _check_version(cursor)
     tensor_count = cursor.count(TENSORS_MAX, "tensors")
-    metadata = _read_metadata(cursor, cursor.count(METADATA_KEYS_MAX, "metadata keys"))
+    found = _read_metadata(cursor, cursor.count(METADATA_KEYS_MAX, "metadata keys"))
+    metadata = found.values
     if _integer(metadata, "split.count", 1) > 1:
         msg = (
             f"it is one of {metadata['split.count']} parts: join them first with "
@@ -68,23 +120,22 @@ def read_facts(source: ByteSource) -> WeightsFacts:
     if tensor_count == 0:
         msg = "it holds no tensors"
         raise MalformedWeightsError(msg)
-    tensors = [_read_tensor(cursor) for _ in range(tensor_count)]
-    _check_extent(tensors, metadata, cursor.offset, source.size_bytes)
-    architecture = _architecture(metadata)
-    return WeightsFacts(
-        format=WeightsFormat.GGUF,
-        architecture=architecture,
-        context_length=_context_length(metadata, architecture),
-        precision=_precision(metadata, tensors),
-        parameters=_parameters(tensors),
-        licence=licence_or_none(metadata.get("general.license")),
-    )
+    return cursor, found, [_read_tensor(cursor) for _ in range(tensor_count)]
+
+
+def _adapts(metadata: dict[str, Scalar], tensors: list["_Tensor"]) -> tuple[LoraPair, ...]:
+    kind = metadata.get("adapter.type")
+    if kind != "lora":
+        msg = f"it is an adapter of the type {str(kind)[:64]!a}: only lora is served"
+        raise MalformedWeightsError(msg)
+    return lora.gguf_pairs({tensor.name: tensor.shape for tensor in tensors})
 
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
     name: str
     type_name: str
+    shape: tuple[int, ...]
     elements: int
     size_bytes: int
     offset: int
@@ -101,6 +152,8 @@ class _Cursor:
         self._start = 0
         self._at = 0
         self._elements_left = ARRAY_ELEMENTS_MAX
+        self.fim_parts: set[str] = set()
+        self.has_fim_doubt = False
 
     @property
     def offset(self) -> int:
@@ -140,8 +193,11 @@ class _Cursor:
         """Return a length-prefixed string of at most ``most`` bytes."""
         return _decode(self.take(self.count(most, f"bytes in {what}")), what)
 
-    def skip_array(self) -> None:
-        """Step over an array of scalars or strings; arrays of arrays are not in use anywhere."""
+    def skip_array(self, *, is_vocabulary: bool) -> None:
+        """Step over an array of scalars or strings; arrays of arrays are not in use anywhere.
+
+        In a vocabulary the tokens around a gap are noted, and what looks like one.
+        """
         kind = int(self.scalar("<I"))
         length = self.u64()
         if kind in _SCALARS:
@@ -155,7 +211,18 @@ class _Cursor:
             raise MalformedWeightsError(msg)
         self._elements_left -= length
         for _ in range(length):
-            self.skip(self.u64())
+            size = self.u64()
+            if is_vocabulary and size <= _FIM_BYTES_MAX:
+                self._note_token(self.take(size))
+            else:
+                self.skip(size)
+
+    def _note_token(self, token: bytes) -> None:
+        part = abilities.FIM_TEXTS.get(token)
+        if part is not None:
+            self.fim_parts.add(part)
+        elif b"<" in token and abilities.looks_like_fim(token):
+            self.has_fim_doubt = True
 
     def _fill(self, length: int) -> None:
         self._check(length)
@@ -196,7 +263,7 @@ def _check_version(cursor: _Cursor) -> None:
     raise MalformedWeightsError(msg)
 
 
-def _read_metadata(cursor: _Cursor, count: int) -> dict[str, Scalar]:
+def _read_metadata(cursor: _Cursor, count: int) -> _Metadata:
     wanted: dict[str, Scalar] = {}
     seen: set[str] = set()
     for _ in range(count):
@@ -208,7 +275,7 @@ def _read_metadata(cursor: _Cursor, count: int) -> dict[str, Scalar]:
         value = _read_value(cursor, key)
         if value is not None:
             wanted[key] = value
-    return wanted
+    return _Metadata(frozenset(seen), wanted)
 
 
 def _read_value(cursor: _Cursor, key: str) -> Scalar | None:
@@ -216,7 +283,7 @@ def _read_value(cursor: _Cursor, key: str) -> Scalar | None:
     if kind in _SCALARS:
         return cursor.scalar(_SCALARS[kind])
     if kind == _ARRAY:
-        cursor.skip_array()
+        cursor.skip_array(is_vocabulary=key == _TOKENS)
         return None
     if kind != _STRING:
         msg = f"the metadata key {key[:64]!a} has the unknown type {kind}"
@@ -249,7 +316,7 @@ def _read_tensor(cursor: _Cursor) -> _Tensor:
         msg = f"the tensor {shown} has an impossible shape"
         raise MalformedWeightsError(msg)
     size_bytes = elements // layout.block_elements * layout.block_bytes
-    return _Tensor(name, layout.name, elements, size_bytes, offset)
+    return _Tensor(name, layout.name, tuple(shape), elements, size_bytes, offset)
 
 
 def _check_extent(

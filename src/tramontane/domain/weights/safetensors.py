@@ -7,12 +7,14 @@ the header and the file's size must agree to the byte.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Final, cast
 
 from tramontane.domain import strict_json
-from tramontane.domain.catalog import WeightsFormat
+from tramontane.domain.catalog import UNKNOWN, Capabilities, WeightsFormat
+from tramontane.domain.weights import abilities, lora
 from tramontane.domain.weights.facts import (
     CONTEXT_LENGTH_MAX,
     PARAMETERS_MAX,
@@ -26,6 +28,7 @@ HEADER_BYTES_MAX: Final = 8 << 20  # about 80,000 tensors in one file; sharded m
 TENSORS_MAX: Final = 1 << 17
 DIMENSIONS_MAX: Final = 16
 CONFIG_BYTES_MAX: Final = 1 << 20
+TOKENIZER_CONFIG_BYTES_MAX: Final = 16 << 20  # some list every added token of a large vocabulary
 INDEX_BYTES_MAX: Final = 32 << 20
 
 # Bits per element; from the format's `Dtype`.
@@ -41,9 +44,9 @@ _LICENCE_LINE: Final = re.compile(r"^license:[ \t]*['\"]?([^'\"\r\n#]+)", re.MUL
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """One file's tensors: names, and elements and bytes by dtype."""
+    """One file's tensors: their shapes, rows first, and elements and bytes by dtype."""
 
-    names: frozenset[str]
+    shapes: Mapping[str, tuple[int, ...]]
     elements: int
     bytes_by_dtype: Mapping[str, int]
     licence: str | None
@@ -129,37 +132,81 @@ def licence_of_card(text: str) -> str | None:
     return licence_or_none(match[1]) if match else None
 
 
-def combine(headers: Sequence[Header], config: Config, card_licence: str | None) -> WeightsFacts:
+def read_tokenizer_config(data: bytes) -> Mapping[str, Any]:
+    """Return what `tokenizer_config.json` holds."""
+    return _object(data, "tokenizer_config.json")
+
+
+def combine(
+    headers: Sequence[Header],
+    config: Config,
+    card_licence: str | None,
+    capabilities: Capabilities = UNKNOWN,
+) -> WeightsFacts:
     """Return the facts of a folder from its files' headers, its config and its card."""
-    held: dict[str, int] = {}
-    names: set[str] = set()
-    for header in headers:
-        if names & header.names:
-            msg = f"the tensor {min(names & header.names)[:64]!a} stands in two files"
-            raise MalformedWeightsError(msg)
-        names |= header.names
-        for dtype, size_bytes in header.bytes_by_dtype.items():
-            held[dtype] = held.get(dtype, 0) + size_bytes
-    licences = [header.licence for header in headers if header.licence]
+    precision, parameters, licence = _sum_up(headers)
     return WeightsFacts(
         format=WeightsFormat.SAFETENSORS,
         architecture=config.architecture,
         context_length=config.context_length,
-        precision=max(sorted(held), key=held.__getitem__),
-        parameters=sum(header.elements for header in headers),
-        licence=card_licence or (licences[0] if licences else None),
+        precision=precision,
+        parameters=parameters,
+        licence=card_licence or licence,
+        capabilities=capabilities,
     )
+
+
+def combine_adapter(header: Header, config: bytes, card_licence: str | None) -> WeightsFacts:
+    """Return the facts of a folder that PEFT wrote; ``config`` is its `adapter_config.json`."""
+    lora.check_config(_object(config, "adapter_config.json"))
+    precision, parameters, licence = _sum_up([header])
+    return WeightsFacts(
+        format=WeightsFormat.SAFETENSORS,
+        architecture="",
+        context_length=0,
+        precision=precision,
+        parameters=parameters,
+        licence=card_licence or licence,
+        adapts=lora.peft_pairs(header.shapes),
+    )
+
+
+def _sum_up(headers: Sequence[Header]) -> tuple[str, int, str | None]:
+    """Return the precision, the parameters and the licence of all files together."""
+    held: dict[str, int] = {}
+    names: set[str] = set()
+    for header in headers:
+        twice = names & header.shapes.keys()
+        if twice:
+            msg = f"the tensor {min(twice)[:64]!a} stands in two files"
+            raise MalformedWeightsError(msg)
+        names |= header.shapes.keys()
+        for dtype, size_bytes in header.bytes_by_dtype.items():
+            held[dtype] = held.get(dtype, 0) + size_bytes
+    licences = [header.licence for header in headers if header.licence]
+    precision = max(sorted(held), key=held.__getitem__)
+    parameters = sum(header.elements for header in headers)
+    return precision, parameters, licences[0] if licences else None
+
+
+def capabilities_of(
+    config: Config, files: Collection[str], tokenizer_config: Mapping[str, Any]
+) -> Capabilities:
+    """Return what the files of a folder tell of what the model can do."""
+    return abilities.of_safetensors(config.architecture, files, tokenizer_config)
 
 
 def _summarize(tensors: dict[str, Any], notes: object, data_bytes: int) -> Header:
     spans: list[tuple[int, int]] = []
+    shapes: dict[str, tuple[int, ...]] = {}
     held: dict[str, int] = {}
     total = 0
     for name, entry in tensors.items():
-        dtype, elements, begin, end = _read_entry(name, entry)
+        dtype, shape, begin, end = _read_entry(name, entry)
+        shapes[name] = shape
         spans.append((begin, end))
         held[dtype] = held.get(dtype, 0) + end - begin
-        total += elements
+        total += prod(shape)
     position = 0
     for begin, end in sorted(spans):
         if begin != position:
@@ -171,11 +218,11 @@ def _summarize(tensors: dict[str, Any], notes: object, data_bytes: int) -> Heade
         msg = f"{found}: its tensors need {position} bytes, the file has {data_bytes}"
         raise MalformedWeightsError(msg)
     licence = cast("dict[str, Any]", notes).get("license") if isinstance(notes, dict) else None
-    return Header(frozenset(tensors), total, held, licence_or_none(licence))
+    return Header(shapes, total, held, licence_or_none(licence))
 
 
-def _read_entry(name: str, entry: object) -> tuple[str, int, int, int]:
-    """Return dtype, elements, begin and end of one tensor, each checked."""
+def _read_entry(name: str, entry: object) -> tuple[str, tuple[int, ...], int, int]:
+    """Return dtype, shape, begin and end of one tensor, each checked."""
     fields = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
     dtype = fields.get("dtype")
     shape = _integers(fields.get("shape"))
@@ -196,7 +243,7 @@ def _read_entry(name: str, entry: object) -> tuple[str, int, int, int]:
     if (span[1] - span[0]) * 8 != elements * DTYPE_BITS[dtype]:
         msg = f"the tensor {shown} has a shape that does not match its bytes"
         raise MalformedWeightsError(msg)
-    return dtype, elements, span[0], span[1]
+    return dtype, tuple(shape), span[0], span[1]
 
 
 def _integers(value: object) -> list[int] | None:
