@@ -27,7 +27,13 @@ from tramontane.gateway.calls.forms import (
     Endpoint,
     FimForm,
 )
-from tramontane.gateway.calls.validation import explain, read_object
+from tramontane.gateway.calls.validation import (
+    explain,
+    may_be_deep,
+    read_object,
+    too_deep,
+    too_many_values,
+)
 
 COUNT_PATHS: Final = tuple(path for path, _ in engines.COUNTING.values())
 UPSTREAM_PATHS: Final = (CHAT.path, COMPLETIONS.path, EMBEDDINGS.path, infill.PATH, *COUNT_PATHS)
@@ -44,24 +50,32 @@ __all__ = [
 ]
 
 _UNKNOWN: Final = re.compile(r"unknown field `(?P<name>.*?)`(?: - at `\$\.?(?P<where>.*)`)?$")
+_NAME_MAX: Final = 64  # of an unknown field's, in the refusal of it
 _UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def read_call(endpoint: Endpoint, raw: bytes, *, is_strict: bool = False) -> Call | Refusal:
     """Check ``raw`` as a body for ``endpoint``. ``is_strict``: unknown fields are refused."""
     assert endpoint.decoder is not None  # of the endpoints that are read here
+    excess = too_many_values(raw)
+    if excess is not None:
+        return excess
     try:
         asked = endpoint.decoder.decode(raw)
     except _UNDECODABLE:
         return _read_closely(endpoint, raw, is_strict=is_strict)
     kind, unfit = _KINDS[endpoint.name]
-    return unfit(asked) or kind(endpoint, raw, asked)
+    deep = too_deep(asked) if may_be_deep(raw) else None
+    return deep or unfit(asked) or kind(endpoint, raw, asked)
 
 
 def _read_closely(endpoint: Endpoint, raw: bytes, *, is_strict: bool) -> Call | Refusal:
     value = read_object(raw)
     if isinstance(value, Refusal):
         return value
+    deep = too_deep(value) if may_be_deep(raw) else None
+    if deep is not None:
+        return deep
     try:
         asked = msgspec.convert(value, endpoint.form)
     except msgspec.ValidationError as error:
@@ -81,7 +95,8 @@ def _unknown_field(endpoint: Endpoint, value: dict[str, Any]) -> Refusal | None:
     except msgspec.ValidationError as error:
         match = _UNKNOWN.search(str(error))
         if match:
-            name = f"{match['where']}.{match['name']}" if match["where"] else match["name"]
+            name = match["name"][:_NAME_MAX]
+            name = f"{match['where']}.{name}" if match["where"] else name
             message = (
                 f"the field {name!r} is unknown, and your project refuses unknown fields; leave it "
                 "out, or check its spelling"

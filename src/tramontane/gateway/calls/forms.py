@@ -86,7 +86,7 @@ class ChatForm(TextForm, kw_only=True, frozen=True):
 
     messages: Annotated[Sequence[MessageForm], Meta(min_length=1)]
     max_completion_tokens: bounds.Count | None = None
-    tools: list[_Object] | None = None
+    tools: Annotated[list[_Object], Meta(max_length=bounds.TOOLS_MAX)] | None = None
     tool_choice: str | _Object | None = None
     parallel_tool_calls: bool | None = None
     response_format: _Object | None = None

@@ -25,7 +25,7 @@ from tramontane.gateway.calls.responses.reply import Skeleton
 from tramontane.gateway.calls.responses.sse import parse
 from tramontane.gateway.calls.stream import UsageForm
 from tramontane.gateway.calls.usage import MalformedReplyError, Tokens, tokens_of
-from tramontane.gateway.calls.validation import read_object, too_deep
+from tramontane.gateway.calls.validation import read_object, too_deep, too_many_values
 
 RESPONSES: Final = Endpoint("responses", "/v1/responses", Asked)
 INPUT_TOKENS: Final = Endpoint("responses.input_tokens", "/v1/responses/input_tokens", Asked)
@@ -159,7 +159,7 @@ def read_responses_call(
 
     ``is_strict``: the project takes no field that the API does not have.
     """
-    value = read_object(raw)
+    value = too_many_values(raw) or read_object(raw)
     if isinstance(value, Refusal):
         return value
     deep = too_deep(value)
@@ -186,7 +186,7 @@ def read_responses_call(
 
 def without_answer(raw: bytes) -> bytes:
     """Return a body without what is said of how it is answered, for a request that only counts."""
-    value = parse(raw)
+    value = parse(raw) if too_many_values(raw) is None else None
     if value is None or value.keys().isdisjoint(_OF_THE_ANSWER) or too_deep(value) is not None:
         return raw  # nothing to take out, or refused anyway
     return orjson.dumps({k: v for k, v in value.items() if k not in _OF_THE_ANSWER})
