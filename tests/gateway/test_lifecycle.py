@@ -1,9 +1,11 @@
 """Starting without a control plane, /ready, wrong tokens, two gateways on one folder."""
 
 import json
+import os
 import signal
 import socket
 import stat
+import struct
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -144,3 +146,28 @@ def test_a_wrong_start_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureF
     assert len(told) == 3
     assert "http://host:port" in told[1]
     assert "in use" in told[2]
+
+
+def test_many_clients_may_wait_to_be_let_in(tmp_path: Path):
+    """The library would set the queue of the listening socket back to a hundred."""
+    with StubControl() as control, GatewayThread(tmp_path, control.url) as gateway:
+        wait_reason(gateway, "no route table")
+        told = gateway._listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64)
+    queue_max = struct.unpack_from("I", told, 28)[0]  # of a listening socket (tcpi_sacked)
+    assert queue_max >= min(4_096, int(Path("/proc/sys/net/core/somaxconn").read_text()))
+
+
+def test_clients_that_come_together_are_let_in_by_the_dozen(tmp_path: Path):
+    """The library takes in one for each pass of the loop; there are several such takers."""
+    with StubControl() as control, GatewayThread(tmp_path, control.url) as gateway:
+        wait_reason(gateway, "no route table")
+        inode = os.fstat(gateway._listener.fileno()).st_ino
+        takers = sum(_inode(int(entry.name)) == inode for entry in Path("/proc/self/fd").iterdir())
+    assert takers > 12
+
+
+def _inode(fd: int) -> int | None:
+    try:
+        return os.fstat(fd).st_ino
+    except OSError:  # the folder's own, closed by now
+        return None

@@ -209,9 +209,10 @@ async def serve(  # noqa: PLR0917 - wiring
     gateway.sweep()
     gateway.admission.start()
     scraping = await doors.attend(gateway)
-    server = await doors.serve(gateway, listener, folder)
+    servers = await doors.serve(gateway, listener, folder)
     await stop.wait()
-    server.close()
+    for server in servers:
+        server.close()
     listener.close()
     if scraping is not None:
         scraping.close()

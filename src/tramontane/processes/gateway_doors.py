@@ -17,6 +17,10 @@ from tramontane.processes.startup import listen, say
 from tramontane.runtime.settings import Settings, SettingsError
 
 _TABLE_S: Final = 10.0  # then it serves without one: better than connections that wait for ever
+# libuv takes one connection in for each pass of the loop and handle. Under load a pass takes some
+# ten milliseconds, and clients that come together would wait seconds for their turn.
+_ACCEPTS: Final = 16
+_BACKLOG: Final = 4_096  # asyncio would set the listening socket's back to 100
 _ADOPT_S: Final = 5.0  # between two looks at what other gateways left
 _LOOK_S: Final = 1.0  # between two looks at the certificate files
 _OTEL: Final = "tramontane.gateway.telemetry.otel"  # imports what only the extra has
@@ -35,7 +39,7 @@ class Doors:
 
     async def serve(
         self, gateway: Gateway, listener: socket.socket, folder: Path
-    ) -> asyncio.Server:
+    ) -> list[asyncio.Server]:
         """Take clients in on the public port, with TLS where a certificate is set.
 
         On a port that is shared, others take them in until there is a route table to serve by.
@@ -44,19 +48,23 @@ class Doors:
             await _wait_for_table(gateway)
         context = self.tls.context if self.tls is not None else None
         handshake_s = gateway.limits.head_s if context is not None else None
-        server = await gateway.loop.create_server(
-            lambda: ClientConnection(gateway),
-            sock=listener,
-            ssl=context,
-            ssl_handshake_timeout=handshake_s,
-        )
+        servers = [
+            await gateway.loop.create_server(
+                lambda: ClientConnection(gateway),
+                sock=listener.dup(),
+                backlog=_BACKLOG,
+                ssl=context,
+                ssl_handshake_timeout=handshake_s,
+            )
+            for _ in range(_ACCEPTS)
+        ]
         if self.shared is not None:
             self.stack.enter_context(Handover(folder, gateway.meter.gateway, listener))
             host, port = listener.getsockname()[:2]
             before = self.shared.before
             whose = f"; the socket came from process {before}" if before else ""
             say(f"gateway {gateway.meter.gateway} serves on {host}:{port}{whose}")
-        return server
+        return servers
 
     @property
     def has_files(self) -> bool:
