@@ -314,7 +314,8 @@ def test_a_canary(cloud: Cloud) -> None:
     assert (canary["id"], canary["canary_of_id"]) == (link["deployment_id"], made["id"])
     assert cloud.cloud("PUT", path, json={"percent": 50})["canary"]["percent"] == 50
     listed = cloud.cloud("GET", "/deployments")["data"]
-    assert [it["canary"] and it["canary"]["percent"] for it in listed][-2:] == [50, None]
+    shown = {it["name"]: it["canary"] and it["canary"]["percent"] for it in listed}
+    assert (shown["chat"], shown["chat-canary"]) == (50, None)
     promoted = cloud.cloud("POST", f"{path}/promote")
     assert (promoted["canary"], promoted["parallel"], promoted["generation"]) == (None, 2, 2)
     cloud.cloud("PUT", path, json={"percent": 1})

@@ -75,7 +75,12 @@ class Canaries:
             specs.delete(tx, principal, canary, self._clock.now_ms())
             if not promote:
                 return wishes.described(tx, seen)
-            spec = replace(canary.spec, replicas=seen.spec.replicas, autoscale=seen.spec.autoscale)
+            spec = replace(
+                canary.spec,
+                replicas=seen.spec.replicas,
+                autoscale=seen.spec.autoscale,
+                adapters=seen.spec.adapters,
+            )
             return wishes.described(
                 tx, self._writer.respecify(tx, principal, seen, spec, "promoted")
             )
@@ -98,7 +103,8 @@ class Canaries:
         if wish.percent is None:
             message = f"percent is missing: say how many percent of {seen.name}'s requests it gets"
             raise refuse(Code.MISSING_REQUIRED_PARAMETER, message, param="percent")
-        single = replace(seen.spec, replicas=1, autoscale=None)
+        # Adapters keep their names in the project, so a canary serves the plain name only.
+        single = replace(seen.spec, replicas=1, autoscale=None, adapters=())
         spec = specs.changed(tx, single, wish.change, wish.model)
         self._writer.check(tx, spec, specs.version_of(tx, spec))
         now_ms = self._clock.now_ms()
