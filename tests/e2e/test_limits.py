@@ -207,8 +207,12 @@ def test_a_budget_over_many_gateways_and_a_kill(
             with ThreadPoolExecutor(6) as pool:
                 turns = [gateways[number % 3] for number in range(36)]
                 list(pool.map(lambda g: g.ask(key, engine.model, max_tokens=2), turns))
-            refused = gateways[1].ask(key, engine.model, max_tokens=2)
-            assert refused.status_code == 429
+
+            def look() -> bool:  # others may hold the rest for a second
+                reply = gateways[1].ask(key, engine.model, max_tokens=2)
+                return reply.json().get("code") == "insufficient_quota"
+
+            until(look, "the end of the budget")
             until(lambda: budget_of(system)["held_nano"] == 0, "what is held to be given back")
             spent = budget_of(system)["spent_nano"]
             assert bound_nano - most_nano < spent <= bound_nano
