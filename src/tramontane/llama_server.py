@@ -45,9 +45,10 @@ def main(argv: list[str]) -> int:
             "needs; build xllamacpp from source on this machine, or use another machine\n"
         )
         return EX_UNAVAILABLE
-    if not Path(args.model).is_file():
-        sys.stderr.write(f"llama_server: {args.model} is not a file: expected GGUF weights\n")
-        return EX_NOINPUT
+    for path in (args.model, *args.adapter):
+        if not Path(path).is_file():
+            sys.stderr.write(f"llama_server: {path} is not a file: expected GGUF weights\n")
+            return EX_NOINPUT
     # OpenMP reads this when the library is loaded: waiting threads sleep instead of spinning.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     awaited = {signal.SIGTERM, signal.SIGINT}
@@ -94,6 +95,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--gpu-layers", type=int, default=0, help="layers kept on devices")
     parser.add_argument(
         "--prompt-cache-mib", type=int, default=0, help="memory for prompts of earlier requests"
+    )
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        help="GGUF file of a LoRA adapter, any number of times; applied by requests that ask for "
+        "it by its number, which counts from 0",
     )
     return parser.parse_args(argv)
 
@@ -150,6 +158,8 @@ def _parameters(engine: Any, args: argparse.Namespace) -> Any:
     parameters.endpoint_slots = False  # it shows prompts
     parameters.n_threads_http = max(HTTP_THREADS, args.parallel + 8)
     parameters.verbosity = LOG_ERRORS
+    # Scale 0: a request that names none gets the plain model.
+    parameters.lora_adapters = [engine.CommonAdapterLoraInfo(path, 0.0) for path in args.adapter]
     if secret := os.environ.get(SECRET_ENV):
         parameters.api_keys = [secret]
     if args.mode != "chat":

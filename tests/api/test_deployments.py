@@ -40,6 +40,7 @@ def test_created(cloud: Cloud) -> None:
         "cpu_millicores": None,
         "memory_bytes": None,
         "engine_options": {},
+        "adapters": [],
         "canary": None,
         "canary_of_id": None,
         "status": "pending",

@@ -1,10 +1,11 @@
 """Values for tests of planning and reconciling: small, explicit, the same each time."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from tramontane.domain import ids
-from tramontane.domain.catalog import Model, ModelVersion, WeightsFormat
+from tramontane.domain.catalog import Capabilities, Model, ModelVersion, WeightsFormat
 from tramontane.domain.deployment import Deployment, DeploymentSpec
 from tramontane.domain.fleet import Cluster, ClusterStatus, Device, Node, NodeStatus
 from tramontane.domain.launch import LaunchSpec
@@ -183,12 +184,19 @@ class TinyRecipe:
 
     name = "tiny"
 
-    def check(self, spec: DeploymentSpec, version: ModelVersion) -> Refusal | None:
+    def check(
+        self, spec: DeploymentSpec, version: ModelVersion, adapters: Sequence[ModelVersion] = ()
+    ) -> Refusal | None:
         if ("refuse", "yes") in spec.engine_options:
             return Refusal(Code.UNSUPPORTED_BY_ENGINE, "tiny refuses this option")
         return None
 
-    def resources(self, spec: DeploymentSpec, version: ModelVersion) -> Resources:
+    def capabilities(self, spec: DeploymentSpec, version: ModelVersion) -> Capabilities:
+        return version.capabilities
+
+    def resources(
+        self, spec: DeploymentSpec, version: ModelVersion, adapters: Sequence[ModelVersion] = ()
+    ) -> Resources:
         return Resources(
             spec.cpu_millicores or SMALL.cpu_millicores,
             spec.memory_bytes or SMALL.memory_bytes,
@@ -203,9 +211,11 @@ class TinyRecipe:
         served_name: str,
         secret: str,
         device_indexes: tuple[int, ...],
+        adapters: Sequence[ModelVersion] = (),
     ) -> LaunchSpec:
         made = launch_of(self.resources(spec, version), device_indexes)
-        return replace(made, env=(("TRAMONTANE_REPLICA_SECRET", secret),))
+        env = (("TRAMONTANE_REPLICA_SECRET", secret),)
+        return replace(made, env=env, adapters=spec.adapters)
 
 
 RECIPES = {"tiny": TinyRecipe()}

@@ -13,7 +13,7 @@ from tramontane.domain.deployment import Deployment
 from tramontane.domain.replica import Replica
 from tramontane.domain.tenancy import Principal
 from tramontane.services.api_keys import DescribedApiKey
-from tramontane.services.deployments.wishes import DescribedDeployment
+from tramontane.services.deployments.wishes import DescribedAdapter, DescribedDeployment
 from tramontane.services.models import CatalogueEntry
 from tramontane.services.replicas import ReplicaLines
 from tramontane.services.scope import Page, shown_names
@@ -121,6 +121,7 @@ def deployment(value: DescribedDeployment) -> wire.Deployment:
         cpu_millicores=spec.cpu_millicores,
         memory_bytes=spec.memory_bytes,
         engine_options=dict(spec.engine_options),
+        adapters=[_adapter(adapter) for adapter in value.adapters],
         canary=_canary(value.canary),
         canary_of_id=it.canary.of_id if it.canary else None,
         status=it.status,
@@ -129,6 +130,15 @@ def deployment(value: DescribedDeployment) -> wire.Deployment:
         observed_generation=it.observed_generation,
         created_at_ms=it.created_at_ms,
         deleted_at_ms=it.deleted_at_ms,
+    )
+
+
+def _adapter(it: DescribedAdapter) -> wire.Adapter:
+    return wire.Adapter(
+        name=it.spec.name,
+        model=it.model_name,
+        model_version=it.model_number,
+        model_version_id=it.spec.model_version_id,
     )
 
 
@@ -324,4 +334,8 @@ def _weights_fields(version: ModelVersion, principal: Principal) -> dict[str, An
         "precision": version.precision,
         "parameters": version.parameters,
         "licence": version.licence,
+        "kind": version.kind,
+        "base_model_id": version.base_model_id,
+        "adapter_rank": version.adapter_rank,
+        "capabilities": wire.Capabilities(**asdict(version.capabilities)),
     }

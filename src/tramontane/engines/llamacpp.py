@@ -1,9 +1,10 @@
 """llama.cpp, embedded through xllamacpp: GGUF weights, without or with devices."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
-from tramontane.domain.catalog import ModelVersion, WeightsFormat
+from tramontane.domain.catalog import Capabilities, ModelVersion, WeightsFormat
 from tramontane.domain.deployment import DeploymentSpec
 from tramontane.domain.launch import HOST, PORT, PYTHON, SECRET_ENV, LaunchSpec, LoadProbe
 from tramontane.domain.refusal import Code, Refusal
@@ -62,11 +63,14 @@ class LlamaCpp:
 
     name: str = "llamacpp"
 
-    def check(self, spec: DeploymentSpec, version: ModelVersion) -> Refusal | None:
+    def check(
+        self, spec: DeploymentSpec, version: ModelVersion, adapters: Sequence[ModelVersion] = ()
+    ) -> Refusal | None:
         """Return why llama.cpp cannot serve this, or None."""
         return (
             rules.check_format(self.name, WeightsFormat.GGUF, version)
             or rules.check_path(version)
+            or rules.check_adapters(spec, version, adapters)
             or check_options(self.name, OPTIONS, spec.engine_options)
             or rules.check_sizes(spec, version, PARALLEL_MAX)
             or _check_threads(spec)
@@ -74,23 +78,37 @@ class LlamaCpp:
             or _check_mode(spec, version)
             or rules.check_memory(
                 spec,
-                _bytes_needed(spec, version, kv_divisor=KV_DIVISOR_MAX),
+                _bytes_needed(spec, version, adapters, kv_divisor=KV_DIVISOR_MAX),
                 "or a smaller context, parallel or prompt_cache_mib",
             )
         )
 
-    def resources(self, spec: DeploymentSpec, version: ModelVersion) -> Resources:
+    def capabilities(self, spec: DeploymentSpec, version: ModelVersion) -> Capabilities:
+        """Return what the weights tell; llama.cpp calls functions with any of them that chats.
+
+        Models without a chat template are asked in ChatML, which they were not made for.
+        """
+        told = version.capabilities
+        if version.architecture in GGUF_ENCODERS:
+            told = replace(told, generates=False, chats=False, fills_in=False, embeds=True)
+        mode = options_of(spec.engine_options).get("mode", "all")
+        embeds = False if mode == "chat" else told.embeds is not False
+        return replace(told, calls_functions=told.chats, embeds=embeds)
+
+    def resources(
+        self, spec: DeploymentSpec, version: ModelVersion, adapters: Sequence[ModelVersion] = ()
+    ) -> Resources:
         """Return weights + a tenth, keys and values of the whole context, buffers, the process.
 
         When all layers are on devices, keys and values are there too.
         """
-        rules.must_pass(self.check(spec, version))
+        rules.must_pass(self.check(spec, version, adapters))
         options = options_of(spec.engine_options)
         is_tiny = version.size_bytes < TINY_BYTES and "threads" not in options
         millicores = TINY_MILLICORES if is_tiny else 1000 * _threads(spec, version)
         return Resources(
             cpu_millicores=spec.cpu_millicores or millicores,
-            memory_bytes=spec.memory_bytes or _bytes_needed(spec, version),
+            memory_bytes=spec.memory_bytes or _bytes_needed(spec, version, adapters),
             devices=spec.devices,
         )
 
@@ -102,9 +120,10 @@ class LlamaCpp:
         served_name: str,
         secret: str,
         device_indexes: tuple[int, ...],
+        adapters: Sequence[ModelVersion] = (),
     ) -> LaunchSpec:
         """Return the command line of the embedded server."""
-        rules.must_pass(self.check(spec, version))
+        rules.must_pass(self.check(spec, version, adapters))
         options = options_of(spec.engine_options)
         mode = options.get("mode", "embeddings" if version.architecture in GGUF_ENCODERS else "all")
         layers = options.get("n_gpu_layers", str(DEVICE_LAYERS_ALL if spec.devices else 0))
@@ -121,6 +140,7 @@ class LlamaCpp:
             *("--pooling", options.get("pooling", "auto")),
             *("--gpu-layers", layers),
             *("--prompt-cache-mib", options.get("prompt_cache_mib", "0")),
+            *(word for adapter in adapters for word in ("--adapter", adapter.path)),
         )
         env = (
             (SECRET_ENV, secret),
@@ -132,7 +152,7 @@ class LlamaCpp:
         return LaunchSpec(
             argv=argv,
             env=env,
-            resources=self.resources(spec, version),
+            resources=self.resources(spec, version, adapters),
             health_path="/health",
             load=LoadProbe(
                 "/metrics", "llamacpp:requests_processing", "llamacpp:requests_deferred"
@@ -140,10 +160,17 @@ class LlamaCpp:
             ready_timeout_s=min(READY_S_MAX, ready_s),
             drain_timeout_s=DRAIN_S,
             device_indexes=device_indexes,
+            adapters=spec.adapters,
         )
 
 
-def _bytes_needed(spec: DeploymentSpec, version: ModelVersion, *, kv_divisor: int = 1) -> int:
+def _bytes_needed(
+    spec: DeploymentSpec,
+    version: ModelVersion,
+    adapters: Sequence[ModelVersion],
+    *,
+    kv_divisor: int = 1,
+) -> int:
     """Return the bytes that a replica may come to need.
 
     ``kv_divisor`` says how many query heads share one head of keys and values: 1 for the safe
@@ -157,6 +184,7 @@ def _bytes_needed(spec: DeploymentSpec, version: ModelVersion, *, kv_divisor: in
         + (0 if spec.devices and "n_gpu_layers" not in options else kv_bytes // kv_divisor)
         + min(BUFFERS_BYTES_MAX, version.size_bytes // 2)
         + int(options.get("prompt_cache_mib", "0")) * rules.MEBIBYTE
+        + sum(adapter.size_bytes for adapter in adapters)
         + PROCESS_BYTES
     )
 

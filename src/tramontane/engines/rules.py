@@ -1,9 +1,11 @@
 """Rules that hold for every engine: what a spec and a model version must be to be served."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
-from tramontane.domain.catalog import ModelVersion, WeightsFormat
-from tramontane.domain.deployment import DeploymentSpec
+from tramontane.domain.catalog import ModelVersion, VersionKind, WeightsFormat
+from tramontane.domain.deployment import ADAPTERS_MAX, DeploymentSpec
 from tramontane.domain.refusal import Code, Refusal
 
 # Bytes of keys and values for one token of context, per parameter to the power of 2/3.
@@ -52,6 +54,36 @@ def check_path(version: ModelVersion) -> Refusal | None:
         "control characters; move the weights and import the model again"
     )
     return Refusal(Code.INVALID_VALUE, message, "model")
+
+
+def check_adapters(
+    spec: DeploymentSpec, version: ModelVersion, adapters: Sequence[ModelVersion]
+) -> Refusal | None:
+    """Refuse an adapter as the model, and adapters that were not made for the model.
+
+    ``adapters`` are the versions of ``spec.adapters``, in their order.
+    """
+    if version.kind is VersionKind.ADAPTER:
+        message = (
+            "this model is an adapter: deploy the model that it was made for, and name this one "
+            "among its `adapters` (tramontane deployments create --adapter NAME=MODEL)"
+        )
+        return Refusal(Code.INVALID_VALUE, message, "model")
+    if len(adapters) > ADAPTERS_MAX:
+        message = f"adapters are {len(adapters)}: expected at most {ADAPTERS_MAX}"
+        return Refusal(Code.INVALID_VALUE, message, "adapters")
+    for wanted, adapter in zip(spec.adapters, adapters, strict=True):
+        if adapter.base_model_id != version.model_id:
+            what = "a model, no adapter" if adapter.base_model_id is None else "for another model"
+            message = (
+                f"the adapter {wanted.name} is {what}: expected one that was imported with this "
+                "deployment's model as its base"
+            )
+            return Refusal(Code.INVALID_VALUE, message, "adapters")
+        fault = check_format(spec.engine, version.format, adapter) or check_path(adapter)
+        if fault is not None:
+            return replace(fault, param="adapters")
+    return None
 
 
 # What the smallest engine takes; less would let one tenant fill a node with promises.

@@ -6,10 +6,11 @@ for its key under ``/v1`` only (its security guide says so), so its port must be
 gateways alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tramontane.domain.catalog import ModelVersion, WeightsFormat
+from tramontane.domain.catalog import Capabilities, ModelVersion, WeightsFormat
 from tramontane.domain.deployment import DeploymentSpec
 from tramontane.domain.launch import HOST, PORT, PYTHON, SECRET_ENV, LaunchSpec, LoadProbe
 from tramontane.domain.refusal import Code, Refusal
@@ -59,6 +60,9 @@ _PLAIN: Final = (
     "reasoning_parser",
 )
 _RUNNERS: Final = {"auto": "auto", "chat": "generate", "embeddings": "pooling"}
+LORA_RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes
+# Each takes its place on the devices for as long as the server runs; more take turns.
+LORAS_PER_BATCH_MAX: Final = 8
 PARALLEL_MAX: Final = 1_024  # vLLM's own default on its largest devices
 
 # Host memory: the API server, the engine core and a worker per device hold 1 to 2 GiB each after
@@ -82,26 +86,47 @@ class Vllm:
     python: str = PYTHON
     name: str = "vllm"
 
-    def check(self, spec: DeploymentSpec, version: ModelVersion) -> Refusal | None:
+    def check(
+        self, spec: DeploymentSpec, version: ModelVersion, adapters: Sequence[ModelVersion] = ()
+    ) -> Refusal | None:
         """Return why vLLM cannot serve this, or None."""
         return (
             rules.check_format(self.name, WeightsFormat.SAFETENSORS, version)
             or rules.check_path(version)
+            or rules.check_adapters(spec, version, adapters)
             or check_options(self.name, OPTIONS, spec.engine_options)
             or rules.check_sizes(spec, version, PARALLEL_MAX)
             or rules.check_memory(spec, rules.GIBIBYTE, "what the server itself takes")
             or _check_devices(spec)
+            or _check_adapter_paths(adapters)
         )
 
-    def resources(self, spec: DeploymentSpec, version: ModelVersion) -> Resources:
+    def capabilities(self, spec: DeploymentSpec, version: ModelVersion) -> Capabilities:
+        """Return what the weights and the options tell; vLLM never fills in the middle."""
+        told = version.capabilities
+        options = options_of(spec.engine_options)
+        mode = options.get("mode", "auto")
+        generates = False if mode == "embeddings" else told.generates
+        return Capabilities(
+            generates=generates,
+            chats=False if generates is False else told.chats,
+            fills_in=False,
+            calls_functions="tool_call_parser" in options and generates is not False,
+            embeds=False if mode == "chat" else told.embeds,
+        )
+
+    def resources(
+        self, spec: DeploymentSpec, version: ModelVersion, adapters: Sequence[ModelVersion] = ()
+    ) -> Resources:
         """Return the devices and the host's part; without devices, the host holds the weights."""
-        rules.must_pass(self.check(spec, version))
+        rules.must_pass(self.check(spec, version, adapters))
         if spec.devices:
             memory = HOST_BYTES + spec.devices * HOST_BYTES_PER_DEVICE
             millicores = MILLICORES_BASE + spec.devices * MILLICORES_PER_DEVICE
         else:
             kv_bytes = _cpu_kv_gibibytes(spec, version) * rules.GIBIBYTE
             memory = HOST_BYTES + version.size_bytes * 11 // 10 + kv_bytes
+            memory += sum(adapter.size_bytes for adapter in adapters)
             millicores = CPU_MILLICORES
         return Resources(
             cpu_millicores=spec.cpu_millicores or millicores,
@@ -117,9 +142,10 @@ class Vllm:
         served_name: str,
         secret: str,
         device_indexes: tuple[int, ...],
+        adapters: Sequence[ModelVersion] = (),
     ) -> LaunchSpec:
         """Return the command line of vLLM's server for the OpenAI protocol."""
-        rules.must_pass(self.check(spec, version))
+        rules.must_pass(self.check(spec, version, adapters))
         argv = (
             *(self.python, "-m", "vllm.entrypoints.openai.api_server"),
             *("--model", version.path),
@@ -130,6 +156,7 @@ class Vllm:
             *("--max-model-len", str(spec.context_length)),
             *("--max-num-seqs", str(spec.parallel)),
             *_option_words(spec),
+            *_adapter_words(spec, adapters),
             *("--allowed-origins", "[]"),
             "--disable-fastapi-docs",
             "--disable-uvicorn-access-log",
@@ -149,12 +176,13 @@ class Vllm:
         return LaunchSpec(
             argv=argv,
             env=env,
-            resources=self.resources(spec, version),
+            resources=self.resources(spec, version, adapters),
             health_path="/health",
             load=LoadProbe("/metrics", "vllm:num_requests_running", "vllm:num_requests_waiting"),
             ready_timeout_s=min(READY_S_MAX, ready_s),
             drain_timeout_s=DRAIN_S,
             device_indexes=device_indexes,
+            adapters=spec.adapters,
         )
 
 
@@ -176,6 +204,33 @@ def _option_words(spec: DeploymentSpec) -> tuple[str, ...]:
     if "tool_call_parser" in options:
         words += ["--enable-auto-tool-choice", "--tool-call-parser", options["tool_call_parser"]]
     return tuple(words)
+
+
+def _adapter_words(spec: DeploymentSpec, adapters: Sequence[ModelVersion]) -> tuple[str, ...]:
+    """Return what makes vLLM serve adapters, each as a model of its own name."""
+    if not adapters:
+        return ()
+    rank = max(adapter.adapter_rank or 1 for adapter in adapters)
+    pairs = zip(spec.adapters, adapters, strict=True)
+    return (
+        "--enable-lora",
+        *("--max-lora-rank", str(next(step for step in LORA_RANKS if step >= rank))),
+        *("--max-loras", str(min(len(adapters), LORAS_PER_BATCH_MAX))),
+        *("--max-cpu-loras", str(len(adapters))),
+        *("--lora-modules", *(f"{wanted.name}={adapter.path}" for wanted, adapter in pairs)),
+    )
+
+
+def _check_adapter_paths(adapters: Sequence[ModelVersion]) -> Refusal | None:
+    """Refuse what vLLM would not read as NAME=PATH."""
+    for adapter in adapters:
+        if set(adapter.path) & set(",="):
+            message = (
+                f"the adapter's path {adapter.path!r} cannot be served by vllm: expected no comma "
+                "and no equals sign; move the folder and import the adapter again"
+            )
+            return Refusal(Code.INVALID_VALUE, message, "adapters")
+    return None
 
 
 def _tensor_parallel(spec: DeploymentSpec) -> int:

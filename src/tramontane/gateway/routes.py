@@ -122,15 +122,20 @@ class RouteIndex:
 
     def probe_route(self) -> ActiveRoute | None:
         """Return the route that /ready asks about."""
+        found = None
         for active in self.by_name.values():
             if active.route.deployment_id == self.probe_deployment_id:
-                return active
-        return None
+                found = active
+                if active.route.adapter is None:
+                    break
+        return found
 
     def _active(self, route: Route, before: "RouteIndex | None") -> ActiveRoute:
         replicas = tuple(self._replica(item, before) for item in route.replicas)
+        is_first = route.deployment_id not in self.traffic
         traffic = self._traffic(route.deployment_id, before)
-        traffic.replicas = replicas
+        if is_first or route.adapter is None:  # those of an adapter may be fewer
+            traffic.replicas = replicas
         active = ActiveRoute(route, replicas, traffic)
         if route.canary is not None:
             active.canary = self._active(route.canary, before)

@@ -1,6 +1,6 @@
 """What one more replica of each deployment needs, as its engine's recipe says."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from tramontane.domain.catalog import ModelVersion
 from tramontane.domain.deployment import Deployment
@@ -14,15 +14,17 @@ Versions = Mapping[str, ModelVersion]
 
 
 def read_versions(
-    tx: Transaction, deployments: Iterable[Deployment], known: Versions
+    tx: Transaction, deployments: Collection[Deployment], known: Versions
 ) -> dict[str, ModelVersion]:
-    """Return the model versions that ``deployments`` want, by id.
+    """Return the model versions that ``deployments`` want, those of adapters too, by id.
 
     A version never changes, so one that is ``known`` is not read again: a pass over a fleet at
     rest reads none.
     """
     versions: dict[str, ModelVersion] = {}
-    for version_id in {deployment.spec.model_version_id for deployment in deployments}:
+    wanted = {deployment.spec.model_version_id for deployment in deployments}
+    wanted |= {it.model_version_id for each in deployments for it in each.spec.adapters}
+    for version_id in wanted:
         version = known.get(version_id) or catalog.get_model_version(tx, version_id)
         if version is not None:
             versions[version_id] = version
@@ -39,7 +41,16 @@ def need_of(deployment: Deployment, versions: Versions, recipes: Recipes) -> Nee
     if recipe is None:
         known = ", ".join(sorted(recipes))
         return Need(deployment.id, None, f"there is no engine {spec.engine!r}; known: {known}")
-    refusal = recipe.check(spec, version)
+    adapters = adapters_of(deployment, versions)
+    if len(adapters) < len(spec.adapters):
+        return Need(deployment.id, None, "one of its adapters is not in the catalogue")
+    refusal = recipe.check(spec, version, adapters)
     if refusal is not None:
         return Need(deployment.id, None, refusal.message)
-    return Need(deployment.id, recipe.resources(spec, version))
+    return Need(deployment.id, recipe.resources(spec, version, adapters))
+
+
+def adapters_of(deployment: Deployment, versions: Versions) -> list[ModelVersion]:
+    """Return the versions of the adapters that the deployment wants, as far as they exist."""
+    found = (versions.get(adapter.model_version_id) for adapter in deployment.spec.adapters)
+    return [version for version in found if version is not None]

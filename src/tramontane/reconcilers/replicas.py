@@ -30,7 +30,7 @@ from tramontane.drivers.base import Driver, DriverUnavailableError
 from tramontane.reconcilers import look
 from tramontane.reconcilers.commit import ACTOR, Intent, commit
 from tramontane.reconcilers.drain import drain
-from tramontane.reconcilers.needs import Recipes
+from tramontane.reconcilers.needs import Recipes, adapters_of
 from tramontane.runtime.clock import Clock, IdSource
 from tramontane.store import events, replicas
 from tramontane.store.db import Database, StaleError, StoreUnavailableError
@@ -212,6 +212,7 @@ class ReplicaReconciler:
             served_name=deployment.name,
             secret=secret,
             device_indexes=place.device_indexes,
+            adapters=adapters_of(deployment, self._versions),
         )
         return Replica(
             id=self._ids.new(ids.REPLICA),

@@ -3,8 +3,12 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from tramontane.domain.catalog import Capabilities
+from tramontane.domain.deployment import Deployment
 from tramontane.domain.planning.route_plan import RouteSnapshot, plan_routes
 from tramontane.domain.routing import RouteTable
+from tramontane.engines.recipes import RECIPES
+from tramontane.reconcilers.needs import Recipes, Versions, read_versions
 from tramontane.runtime.clock import Clock
 from tramontane.store import deployments, replicas, routes, tenancy
 from tramontane.store.db import Database, Transaction
@@ -27,12 +31,15 @@ class RouteReconciler:
         probe: Callable[[], str | None] = lambda: None,
         *,
         announce: Callable[[int], None] = lambda _revision: None,
+        recipes: Recipes = RECIPES,
     ) -> None:
         self._db = db
         self._clock = clock
         self._hmac_key = hmac_key
         self._probe = probe
         self._announce = announce
+        self._recipes = recipes
+        self._versions: Versions = {}
         self._published: RouteTable | None = None
 
     def step(self) -> bool:
@@ -52,16 +59,29 @@ class RouteReconciler:
         return False
 
     def _table(self, tx: Transaction, now_ms: int, probe_id: str | None) -> RouteTable:
+        live = deployments.list_live(tx)
+        self._versions = read_versions(tx, live, self._versions)
         return plan_routes(
             RouteSnapshot(
                 now_ms=now_ms,
                 hmac_key=self._hmac_key,
                 keys=tuple(tenancy.list_usable_api_keys(tx, now_ms)),
-                deployments=tuple(deployments.list_live(tx)),
+                deployments=tuple(live),
                 replicas=tuple(replicas.list_holding(tx)),
                 probe_deployment_id=probe_id,
                 organizations=tuple(tenancy.list_blocked_or_storing(tx)),
                 limits=tuple(limits.list_all(tx)),
                 prices=prices.by_version(tx),
+                capabilities=self._capabilities(live),
             )
         )
+
+    def _capabilities(self, live: list[Deployment]) -> dict[str, Capabilities]:
+        """Return what each deployment's engine can be asked with its weights."""
+        told: dict[str, Capabilities] = {}
+        for deployment in live:
+            version = self._versions.get(deployment.spec.model_version_id)
+            recipe = self._recipes.get(deployment.spec.engine)
+            if version is not None and recipe is not None:
+                told[deployment.id] = recipe.capabilities(deployment.spec, version)
+        return told

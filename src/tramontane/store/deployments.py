@@ -114,14 +114,15 @@ def update(tx: Transaction, seen: Deployment, new: Deployment) -> Deployment:
 
 
 def uses_model_version(tx: Transaction, model_id: str) -> bool:
-    """Tell whether a live deployment wants any version of the model."""
-    versions = select(model_versions.c.id).where(model_versions.c.model_id == model_id)
-    query = (
-        select(deployments.c.id)
-        .where(deployments.c.model_version_id.in_(versions), DEPLOYMENT_IS_LIVE)
-        .limit(1)
+    """Tell whether a live deployment wants any version of the model, as an adapter too."""
+    query = select(model_versions.c.id).where(model_versions.c.model_id == model_id)
+    versions = frozenset(tx.execute(query).scalars())
+    specs = (deployment.spec for deployment in list_live(tx))
+    return any(
+        spec.model_version_id in versions
+        or any(adapter.model_version_id in versions for adapter in spec.adapters)
+        for spec in specs
     )
-    return tx.scalar(query) is not None
 
 
 def _of_project(project_id: str | None) -> list[ColumnElement[bool]]:

@@ -89,6 +89,16 @@ class Whoami(Reply):
     permissions: list[str]
 
 
+class Capabilities(Reply):
+    """What the files tell of what a model can do; null: they do not."""
+
+    generates: Annotated[bool | None, Field(description="It makes text; encoders do not.")]
+    chats: Annotated[bool | None, Field(description="It has a chat template.")]
+    fills_in: Annotated[bool | None, Field(description="It fills in the middle.")]
+    calls_functions: Annotated[bool | None, Field(description="It calls tools.")]
+    embeds: Annotated[bool | None, Field(description="It makes vectors.")]
+
+
 class Weights(Reply):
     """What one version of a model is made of."""
 
@@ -104,6 +114,12 @@ class Weights(Reply):
     precision: str
     parameters: int | None
     licence: str
+    kind: Annotated[str, Field(description="model, or adapter: served beside its base model.")]
+    base_model_id: Annotated[
+        str | None, Field(description="Id of the model that an adapter was made for.")
+    ]
+    adapter_rank: Annotated[int | None, Field(description="Largest rank of an adapter.")]
+    capabilities: Capabilities
 
 
 class ModelVersion(Weights):
@@ -152,6 +168,15 @@ class CanaryLink(Reply):
     ready_replicas: int
 
 
+class Adapter(Reply):
+    """A LoRA adapter that a deployment serves under a name of its own."""
+
+    name: Annotated[str, Field(description="What clients call as `model`.")]
+    model: Annotated[str | None, Field(description="Name of its model in the catalogue.")]
+    model_version: Annotated[int | None, Field(description="Number of the version.")]
+    model_version_id: str
+
+
 class Deployment(Reply):
     """What is wanted, and how far that has come."""
 
@@ -180,6 +205,7 @@ class Deployment(Reply):
     cpu_millicores: Annotated[int | None, Field(description="Thousandths of a core per replica.")]
     memory_bytes: Annotated[int | None, Field(description="Bytes of memory per replica.")]
     engine_options: dict[str, str]
+    adapters: Annotated[list[Adapter], Field(description="Served beside the model, by name.")]
     canary: Annotated[CanaryLink | None, Field(description="Its canary, if it has one.")]
     canary_of_id: Annotated[
         str | None, Field(description="Id of the deployment that this is the canary of.")

@@ -126,6 +126,10 @@ class ImportModel(Strict):
         types.Licence | None,
         Field(description="Licence, such as Apache-2.0; needed when the files name none."),
     ] = None
+    base: Annotated[
+        types.ModelRef | None,
+        Field(description="Of a LoRA adapter: the model that it was made for."),
+    ] = None
 
 
 class SetAutoscale(Strict):
@@ -195,6 +199,10 @@ class CreateDeployment(Strict):
     engine_options: Annotated[
         types.EngineOptions | None, Field(description="Further options of the engine, by name.")
     ] = None
+    adapters: Annotated[
+        types.Adapters | None,
+        Field(description="LoRA adapters by the names that clients call, each with its model."),
+    ] = None
     autoscale: Annotated[
         SetAutoscale | None,
         Field(description="Lets the number of replicas follow the demand, from `replicas` on."),
@@ -228,6 +236,9 @@ class PatchDeployment(Strict):
     ] = None
     engine_options: Annotated[
         types.EngineOptions | None, Field(description="All further options; replaces the old ones.")
+    ] = None
+    adapters: Annotated[
+        types.Adapters | None, Field(description="All LoRA adapters; replaces the old ones.")
     ] = None
 
 
@@ -267,6 +278,9 @@ class SetCanary(Strict):
     ] = None
     engine_options: Annotated[
         types.EngineOptions | None, Field(description="All further options; replaces the old ones.")
+    ] = None
+    adapters: Annotated[
+        types.Adapters | None, Field(description="All LoRA adapters; replaces the old ones.")
     ] = None
 
 

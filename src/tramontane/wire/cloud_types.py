@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tramontane.domain.deployment import AUTOSCALE_MS_MAX, IDLE_MS_MIN, REPLICAS_MAX
+from tramontane.domain.deployment import ADAPTERS_MAX, AUTOSCALE_MS_MAX, IDLE_MS_MIN, REPLICAS_MAX
 from tramontane.domain.weights.facts import CONTEXT_LENGTH_MAX
 
 DNS_LABEL: Final = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
@@ -74,6 +74,7 @@ RequestsPerReplica = Annotated[int, Field(ge=1, le=PARALLEL_MAX)]
 TokensPerS = Annotated[int, Field(ge=1, le=TOKENS_PER_S_MAX)]
 IdleMs = Annotated[int, Field(ge=IDLE_MS_MIN, le=AUTOSCALE_MS_MAX)]
 CooldownMs = Annotated[int, Field(ge=0, le=AUTOSCALE_MS_MAX)]
+Adapters = Annotated[dict[Name, ModelRef], Field(max_length=ADAPTERS_MAX)]
 EngineOptions = Annotated[dict[OptionName, OptionValue], Field(max_length=ENGINE_OPTIONS_MAX)]
 
 

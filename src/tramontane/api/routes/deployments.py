@@ -46,6 +46,7 @@ def create_deployment(
         cpu_millicores=body.cpu_millicores,
         memory_bytes=body.memory_bytes,
         engine_options=tuple((body.engine_options or {}).items()),
+        adapters=tuple((body.adapters or {}).items()),
         autoscale=AutoscaleSpec(**body.autoscale.model_dump()) if body.autoscale else None,
         project=body.project,
     )
@@ -78,6 +79,7 @@ def update_deployment(
         cpu_millicores=body.cpu_millicores,
         memory_bytes=body.memory_bytes,
         engine_options=None if options is None else tuple(options.items()),
+        adapters=None if body.adapters is None else tuple(body.adapters.items()),
     )
     changed = services.deployments.change(
         principal, deployment, change, model=body.model, project=query.project
@@ -139,6 +141,7 @@ def set_canary(
         context_length=body.context_length,
         parallel=body.parallel,
         engine_options=None if options is None else tuple(options.items()),
+        adapters=None if body.adapters is None else tuple(body.adapters.items()),
     )
     wish = CanaryWish(percent=body.percent, name=body.name, model=body.model, change=change)
     return views.deployment(services.canaries.set(principal, deployment, wish, query.project))

@@ -32,10 +32,16 @@ def import_model(
     """Import weights that lie on this server: a GGUF file or a folder of safetensors files.
 
     Answers when all of them were read, about a second for each gigabyte. Weights that the model
-    has already change nothing; others become its newest version. Pickles are refused.
+    has already change nothing; others become its newest version. Pickles are refused. A LoRA
+    adapter names the model that it was made for, and is refused if it does not fit it.
     """
     entry = services.models.import_weights(
-        principal, name=body.name, path=body.path, digest=body.digest, licence=body.licence
+        principal,
+        name=body.name,
+        path=body.path,
+        digest=body.digest,
+        licence=body.licence,
+        base=body.base,
     )
     return views.model_detail(entry, principal)
 

@@ -46,6 +46,12 @@ EngineOptions = Annotated[
     list[str] | None,
     typer.Option("--engine-option", metavar="NAME=VALUE", help="Any number of times."),
 ]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter", metavar="NAME=MODEL", help="LoRA adapter; all that are wanted, or none."
+    ),
+]
 
 app = noun("Deployments: what a project wants to be served, and how far that has come.")
 
@@ -87,6 +93,7 @@ def create(
     cpu_millicores: CpuMillicores = None,
     memory_bytes: MemoryBytes = None,
     engine_option: EngineOptions = None,
+    adapter: Adapters = None,
     project: InProject = None,
     wait: Wait = False,
     timeout: Timeout = TIMEOUT_S,
@@ -102,7 +109,8 @@ def create(
         devices=devices,
         cpu_millicores=cpu_millicores,
         memory_bytes=memory_bytes,
-        engine_options=_pairs(engine_option),
+        engine_options=_pairs(engine_option, "--engine-option"),
+        adapters=_pairs(adapter, "--adapter"),
         project=project,
     )
     _finish(session, session.client.post("/deployments", body), wait, timeout)
@@ -126,6 +134,7 @@ def update(
     cpu_millicores: CpuMillicores = None,
     memory_bytes: MemoryBytes = None,
     engine_option: EngineOptions = None,
+    adapter: Adapters = None,
     project: InProject = None,
     wait: Wait = False,
     timeout: Timeout = TIMEOUT_S,
@@ -139,7 +148,8 @@ def update(
         devices=devices,
         cpu_millicores=cpu_millicores,
         memory_bytes=memory_bytes,
-        engine_options=_pairs(engine_option),
+        engine_options=_pairs(engine_option, "--engine-option"),
+        adapters=_pairs(adapter, "--adapter"),
     )
     if not body:
         msg = "nothing to change: give at least one of the options of "
@@ -247,6 +257,7 @@ def canary(
     context_length: ContextLength = None,
     parallel: Parallel = None,
     engine_option: EngineOptions = None,
+    adapter: Adapters = None,
     project: InProject = None,
 ) -> None:
     """Serve a second version to a part of the requests, or change which and to how many."""
@@ -257,7 +268,8 @@ def canary(
         replicas=replicas,
         context_length=context_length,
         parallel=parallel,
-        engine_options=_pairs(engine_option),
+        engine_options=_pairs(engine_option, "--engine-option"),
+        adapters=_pairs(adapter, "--adapter"),
     )
     if not body:
         msg = "nothing to change: give --percent, --model or another option of "
@@ -346,14 +358,16 @@ def _given(**fields: object) -> dict[str, object]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _pairs(options: list[str] | None) -> dict[str, str] | None:
+def _pairs(options: list[str] | None, word: str) -> dict[str, str] | None:
     if not options:
         return None
+    if word == "--adapter" and options == ["none"]:
+        return {}
     pairs: dict[str, str] = {}
     for option in options:
         name, sign, value = option.partition("=")
         if not name or not sign:
-            msg = f"--engine-option must be NAME=VALUE, not {option!r}"
+            msg = f"{word} must be NAME=VALUE, not {option!r}"
             raise CommandError(msg, ExitCode.USAGE)
         pairs[name] = value
     return pairs

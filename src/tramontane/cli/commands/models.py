@@ -28,6 +28,7 @@ _WEIGHTS: Final = (
     Column("SIZE", "size_bytes", size),
     Column("CONTEXT", "context_length"),
     Column("LICENCE", "licence"),
+    Column("KIND", "kind"),
 )
 MODELS: Final = (Column("NAME", "name"), *_WEIGHTS, Column("ID", "id"))
 VERSIONS: Final = (
@@ -63,6 +64,7 @@ def import_(
         Path,
         typer.Argument(metavar="PATH", help="GGUF file or safetensors folder, on the server."),
     ],
+    *,
     digest: Annotated[
         str | None,
         typer.Option(metavar="SHA256", help="sha256:<hex> that the weights must have."),
@@ -70,10 +72,15 @@ def import_(
     licence: Annotated[
         str | None, typer.Option(metavar="NAME", help="SPDX name, if the files do not say.")
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Of a LoRA adapter: the model it was made for."),
+    ] = None,
 ) -> None:
     """Import weights into the catalogue, a new version if the model exists; for operators."""
     body: dict[str, object] = {"name": name, "path": str(path.absolute())}
-    body |= {k: v for k, v in {"digest": digest, "licence": licence}.items() if v is not None}
+    given = {"digest": digest, "licence": licence, "base": base}
+    body |= {name: value for name, value in given.items() if value is not None}
     imported = session.client.post("/models", body, timeout_s=_IMPORT_TIMEOUT_S)
     _print_model(imported, session)
 

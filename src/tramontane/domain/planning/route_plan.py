@@ -4,10 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from tramontane.domain.catalog import UNKNOWN, Capabilities
 from tramontane.domain.deployment import Deployment, DeploymentStatus
 from tramontane.domain.planning.rollout import wanted_replicas
 from tramontane.domain.replica import Replica, ReplicaStatus
-from tramontane.domain.routing import Route, RouteKey, RouteReplica, RouteTable
+from tramontane.domain.routing import Route, RouteAdapter, RouteKey, RouteReplica, RouteTable
 from tramontane.domain.spending.limits import Limit
 from tramontane.domain.spending.pricing import FREE, Prices
 from tramontane.domain.tenancy import ApiKey, Organization, Project, blocked_by
@@ -24,7 +25,7 @@ class RouteSnapshot:
     ``keys`` are usable and of projects that are not archived; ``deployments`` are the live ones;
     ``replicas`` are those that hold capacity. ``probe_deployment_id`` is what ``/ready`` asks
     about. ``organizations`` may leave out those that are not blocked and store nothing; ``prices``
-    are by model version, without those that are free.
+    are by model version, without those that are free; ``capabilities`` are by deployment.
     """
 
     now_ms: int
@@ -36,6 +37,7 @@ class RouteSnapshot:
     organizations: tuple[Organization, ...] = ()
     limits: tuple[Limit, ...] = ()
     prices: Mapping[str, Prices] = field(default_factory=dict[str, Prices])
+    capabilities: Mapping[str, Capabilities] = field(default_factory=dict[str, Capabilities])
 
 
 def plan_routes(snapshot: RouteSnapshot) -> RouteTable:
@@ -45,8 +47,24 @@ def plan_routes(snapshot: RouteSnapshot) -> RouteTable:
         replicas.setdefault(replica.deployment_id, []).append(replica)
     named = {d.id: d for d in snapshot.deployments if d.deleted_at_ms is None}
     plain = {d.id: _route(d, replicas.get(d.id, []), snapshot) for d in named.values()}
+    adapted: dict[tuple[str, str], Route] = {}
+    for deployment in named.values():
+        for number, adapter in enumerate(deployment.spec.adapters):
+            route = plain[deployment.id]
+            beside = _adapter_route(
+                deployment, number, route, replicas.get(deployment.id, []), snapshot
+            )
+            adapted[deployment.id, adapter.name] = beside
     canaries = {d.canary.of_id: d for d in named.values() if d.canary is not None}
-    routes = [_with_canary(route, canaries.get(id_), plain) for id_, route in plain.items()]
+    routes = [
+        _with_canary(route, canary, plain.get(canary.id) if canary else None)
+        for route, canary in ((route, canaries.get(id_)) for id_, route in plain.items())
+    ]
+    for (id_, name), route in adapted.items():
+        if named[id_].canary is None:  # a canary's adapters are known by their deployment's names
+            canary = canaries.get(id_)
+            beside = adapted.get((canary.id, name)) if canary else None
+            routes.append(_with_canary(route, canary, beside))
     keys = _keys(snapshot)
     binding = {limit_id for key in keys.values() for limit_id in key.limit_ids}
     return RouteTable(
@@ -124,11 +142,8 @@ def _allowed(
 
 
 def _route(deployment: Deployment, replicas: list[Replica], snapshot: RouteSnapshot) -> Route:
-    serving = tuple(
-        RouteReplica(replica.id, replica.address, replica.secret)
-        for replica in replicas
-        if replica.is_routable and replica.address is not None
-    )
+    serving = _serving(replicas)
+    loaded = [len(it.launch.adapters) for it in replicas if it.is_routable and it.address]
     return Route(
         project_id=deployment.project_id,
         model=deployment.name,
@@ -142,14 +157,62 @@ def _route(deployment: Deployment, replicas: list[Replica], snapshot: RouteSnaps
         prices=snapshot.prices.get(deployment.spec.model_version_id, FREE),
         start_ms=deployment.start_ms,
         wakes=deployment.wakes,
+        # While replicas are being replaced: what each of them has loaded.
+        adapter_count=min(loaded, default=len(deployment.spec.adapters)),
+        capabilities=snapshot.capabilities.get(deployment.id, UNKNOWN),
     )
 
 
-def _with_canary(route: Route, canary: Deployment | None, routes: dict[str, Route]) -> Route:
+def _adapter_route(
+    deployment: Deployment,
+    number: int,
+    plain: Route,
+    replicas: list[Replica],
+    snapshot: RouteSnapshot,
+) -> Route:
+    """Return the route to an adapter, beside the ``plain`` one to its model.
+
+    Replicas number their adapters by what they were started with. So while they are being
+    replaced, the route leads to those of one numbering only: the one that most of them have.
+    """
+    wanted = deployment.spec.adapters[number]
+    by_index: dict[int, list[Replica]] = {}
+    for replica in replicas:
+        if (
+            replica.is_routable
+            and replica.address is not None
+            and wanted in replica.launch.adapters
+        ):
+            by_index.setdefault(replica.launch.adapters.index(wanted), []).append(replica)
+    index = max(by_index, key=lambda it: (len(by_index[it]), it == number), default=number)
+    serving = by_index.get(index, [])
+    count = min(
+        (len(replica.launch.adapters) for replica in serving),
+        default=len(deployment.spec.adapters),
+    )
+    return replace(
+        plain,
+        model=wanted.name,
+        replicas=_serving(serving),
+        retry_after_s=None if serving else retry_after_s(deployment, replicas, snapshot.now_ms),
+        prices=snapshot.prices.get(wanted.model_version_id, plain.prices),
+        adapter=RouteAdapter(wanted.name, index, count),
+        adapter_count=count,
+    )
+
+
+def _serving(replicas: Iterable[Replica]) -> tuple[RouteReplica, ...]:
+    return tuple(
+        RouteReplica(replica.id, replica.address, replica.secret)
+        for replica in replicas
+        if replica.is_routable and replica.address is not None
+    )
+
+
+def _with_canary(route: Route, canary: Deployment | None, beside: Route | None) -> Route:
     """Return ``route`` with its canary, unless that one can serve nothing now."""
-    if canary is None or canary.canary is None:
+    if canary is None or canary.canary is None or beside is None:
         return route
-    beside = routes[canary.id]
     if not (beside.replicas or beside.wakes):
         return route
     # Under the name that was asked for, so that limits and usage know it by that.

@@ -12,7 +12,7 @@ from tramontane.domain.deployment import Canary, Deployment
 from tramontane.domain.refusal import Code, refuse
 from tramontane.domain.tenancy import Principal
 from tramontane.runtime.clock import Clock, IdSource
-from tramontane.services.deployments import specs, wishes
+from tramontane.services.deployments import adapters, specs, wishes
 from tramontane.services.deployments.specs import SpecWriter
 from tramontane.services.deployments.wishes import CanaryWish, DescribedDeployment
 from tramontane.store import deployments, events
@@ -118,6 +118,7 @@ class Canaries:
             start_ms=seen.start_ms,
             canary=Canary(seen.id, wish.percent),
         )
+        adapters.check_names(tx, canary)
         deployments.insert(tx, canary)
         message = f"deployment {name} created, the canary of {seen.name} for {wish.percent} %"
         events.append(tx, specs.event(canary, principal, "created", message, now_ms))

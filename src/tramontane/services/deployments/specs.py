@@ -20,6 +20,7 @@ from tramontane.domain.resources import Resources
 from tramontane.domain.tenancy import Principal
 from tramontane.engines.recipe import EngineRecipe
 from tramontane.runtime.clock import Clock
+from tramontane.services.deployments import adapters
 from tramontane.services.models import find_version
 from tramontane.services.scope import deployment_named
 from tramontane.store import catalog, deployments, events, fleet
@@ -39,10 +40,11 @@ class SpecWriter:
         if recipe is None:
             message = f"there is no engine {spec.engine}: expected {_either(self._recipes)}"
             raise refuse(Code.INVALID_VALUE, message, param="engine")
-        refusal = recipe.check(spec, version)
+        loaded = adapters.versions_of(tx, spec)
+        refusal = recipe.check(spec, version, loaded)
         if refusal is not None:
             raise RefusedError(refusal)
-        _check_fits(tx, recipe.resources(spec, version))
+        _check_fits(tx, recipe.resources(spec, version, loaded))
         check_autoscale(spec.autoscale)
 
     def respecify(
@@ -60,6 +62,7 @@ class SpecWriter:
             new = replace(new, scale=scale_of(spec, now_ms))
         if spec.differs_in_kind(seen.spec):
             self.check(tx, spec, version_of(tx, spec))
+            adapters.check_names(tx, new)
             # A corrected spec deserves a first try at once, not its predecessor's back-off.
             new = replace(
                 new, generation=seen.generation + 1, failures=0, retry_at_ms=0, reason=None
@@ -105,6 +108,8 @@ def changed(
         named["model_version_id"] = find_version(tx, model).id
     if change.engine_options is not None:
         named["engine_options"] = tuple(sorted(change.engine_options))
+    if change.adapters is not None:
+        named["adapters"] = adapters.find(tx, change.adapters)
     return replace(spec, **{name: value for name, value in named.items() if value is not None})
 
 
@@ -182,7 +187,7 @@ def _difference(old: DeploymentSpec, new: DeploymentSpec) -> str:
     for field in fields(old):
         before, after = getattr(old, field.name), getattr(new, field.name)
         if before != after:
-            is_long = field.name in {"engine_options", "autoscale"}
+            is_long = field.name in {"engine_options", "autoscale", "adapters"}
             parts.append(field.name if is_long else f"{field.name} {before} -> {after}")
     return ", ".join(parts)
 

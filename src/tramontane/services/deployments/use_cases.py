@@ -13,7 +13,7 @@ from tramontane.domain.refusal import Code, RefusedError, refuse
 from tramontane.domain.tenancy import Principal
 from tramontane.engines.recipes import default_engine
 from tramontane.runtime.clock import Clock, IdSource
-from tramontane.services.deployments import specs, wishes
+from tramontane.services.deployments import adapters, specs, wishes
 from tramontane.services.deployments.specs import SpecWriter
 from tramontane.services.deployments.wishes import (
     CONTEXT_LENGTH_DEFAULT,
@@ -53,7 +53,7 @@ class Deployments:
         def write(tx: Transaction) -> DescribedDeployment:
             project = live_project_named(tx, principal, wish.project)
             version = find_version(tx, wish.model)
-            spec = _spec(wish, version)
+            spec = replace(_spec(wish, version), adapters=adapters.find(tx, wish.adapters))
             self._writer.check(tx, spec, version)
             deployment = Deployment(
                 id=deployment_id,
@@ -64,6 +64,7 @@ class Deployments:
                 created_at_ms=now_ms,
                 scale=specs.scale_of(spec, now_ms),
             )
+            adapters.check_names(tx, deployment)
             deployments.insert(tx, deployment)
             message = f"deployment {wish.name} of {wish.model} created, {spec.replicas} wanted"
             events.append(tx, specs.event(deployment, principal, "created", message, now_ms))

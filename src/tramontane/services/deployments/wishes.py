@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from tramontane.domain.deployment import AutoscaleSpec, Deployment, SpecChange
+from tramontane.domain.deployment import AdapterSpec, AutoscaleSpec, Deployment, SpecChange
 from tramontane.store import catalog, deployments
 from tramontane.store.db import Transaction
 
@@ -16,7 +16,10 @@ PARALLEL_DEFAULT: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class NewDeployment:
-    """A wish for a deployment; None lets the model or the engine decide."""
+    """A wish for a deployment; None lets the model or the engine decide.
+
+    ``adapters`` are names, each with a reference to a model.
+    """
 
     name: str
     model: str
@@ -29,6 +32,7 @@ class NewDeployment:
     memory_bytes: int | None = None
     engine_options: tuple[tuple[str, str], ...] = ()
     autoscale: AutoscaleSpec | None = None
+    adapters: tuple[tuple[str, str], ...] = ()
     project: str | None = None
 
 
@@ -47,16 +51,26 @@ class CanaryWish:
 
 
 @dataclass(frozen=True, slots=True)
+class DescribedAdapter:
+    """An adapter of a deployment, with the name and version of its model if they still exist."""
+
+    spec: AdapterSpec
+    model_name: str | None
+    model_number: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class DescribedDeployment:
     """A deployment with the name and version of its model, None once that is deleted.
 
-    ``canary`` is its canary, if it has one.
+    ``canary`` is its canary, if it has one; ``adapters`` are those that it loads.
     """
 
     deployment: Deployment
     model_name: str | None
     model_number: int | None
     canary: Deployment | None = None
+    adapters: tuple[DescribedAdapter, ...] = ()
 
 
 def described(
@@ -65,11 +79,16 @@ def described(
     """Return ``deployment`` with its model and canary; ``canaries`` of all, if they are known."""
     if canaries is None:
         canaries = deployments.list_canaries(tx)
-    version = catalog.get_model_version(tx, deployment.spec.model_version_id)
-    model = catalog.get_model(tx, version.model_id) if version else None
+    spec = deployment.spec
     return DescribedDeployment(
         deployment,
-        model.name if model else None,
-        version.number if version else None,
+        *_named(tx, spec.model_version_id),
         canaries.get(deployment.id),
+        tuple(DescribedAdapter(it, *_named(tx, it.model_version_id)) for it in spec.adapters),
     )
+
+
+def _named(tx: Transaction, version_id: str) -> tuple[str | None, int | None]:
+    version = catalog.get_model_version(tx, version_id)
+    model = catalog.get_model(tx, version.model_id) if version else None
+    return model.name if model else None, version.number if version else None
