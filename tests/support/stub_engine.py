@@ -1,8 +1,9 @@
 """A scripted engine: chat, completions and embeddings over HTTP/1.1, on real sockets.
 
-Each request says in its own field ``stub`` how it is to be answered (`Script`), so that a test
-reads in one place. The engine writes down the id and the body of every request whose head it
-read. It also runs as a process of its own: ``python -m tests.support.stub_engine --port N``.
+Each request says in its own field ``stub``, or in its prompt as JSON, how it is to be answered
+(`Script`), so that a test reads in one place. The engine writes down the id and the body of every
+request whose head it read. It also runs as a process of its own:
+``python -m tests.support.stub_engine --port N``.
 """
 
 import argparse
@@ -194,7 +195,7 @@ class StubEngine:
             await _write(writer, 401, b'{"error":{"message":"Invalid API Key"}}')
             return False
         asked = seen.json
-        script = Script(**asked.get("stub", self.script))
+        script = Script(**_orders_in(asked) or self.script)
         if script.delay_s:
             await asyncio.sleep(script.delay_s)
         if script.die == "before":
@@ -245,6 +246,14 @@ class StubEngine:
             writer.write(b"0\r\n\r\n")
         await writer.drain()
         return bool(framing)
+
+
+def _orders_in(asked: dict[str, Any]) -> dict[str, Any] | None:
+    """Return how the request wants to be answered: of several prompts each may say it itself."""
+    prompt = asked.get("prompt")
+    if isinstance(prompt, str) and prompt.startswith('{"stub": '):
+        return json.loads(prompt)["stub"]
+    return asked.get("stub")
 
 
 def _events(path: str, asked: dict[str, Any], script: Script) -> list[str]:

@@ -171,9 +171,10 @@ class Exchange:
         if gateway.spans is not None or request.trace_headers:
             tracing.begin(gateway.spans, request)
         if isinstance(call, TextCall) and call.is_split:
-            self._attempt = attempt = FanOut(gateway, self, call, entry, request.id, self._part)
+            attempt: Attempt | FanOut = FanOut(gateway, self, call, entry, request.id, self._part)
         else:
-            self._attempt = attempt = Attempt(gateway, self, key, call, entry, request, series)
+            attempt = Attempt(gateway, self, key, call, entry, request, series)
+        self._attempt = attempt
         attempt.start()
 
     def _part(self, owner: AttemptOwner, call: Call, entry: Entry) -> Attempt:
@@ -296,7 +297,7 @@ class Exchange:
     def on_engine_failed(self, why: str) -> None:
         """Tell the client, unless the answer was whole but for its last line."""
         watch = self._watch
-        if watch is not None and watch.has_finish:
+        if watch is not None and watch.has_finish and not isinstance(self._attempt, FanOut):
             self._end_stream(watch.end() + watch.tail)
         else:
             self._fail(why)
@@ -304,8 +305,7 @@ class Exchange:
     def on_no_replica(self, refusal: Refusal) -> None:
         """Refuse a request for which no replica is left."""
         if self._entry is not None and self._entry.has_reached:
-            self._end(Outcome.FAILED, self._status_of(refusal), _NO_TOKENS)
-            self._tell(refusal)
+            self._end_refused(refusal)
         else:
             self._refuse(refusal)
 
@@ -357,8 +357,7 @@ class Exchange:
             self._fail("its reply is not JSON", Outcome.FAILED)
             return
         if isinstance(found, Refusal):
-            self._end(Outcome.FAILED, self._status_of(found), _NO_TOKENS)
-            self._tell(found)
+            self._end_refused(found)
             return
         if self._request.has_reply:
             self._fail("it answered a stream whole", Outcome.FAILED)
@@ -381,7 +380,13 @@ class Exchange:
             self._attempt.blame()
         if refusal.param == CHAT.prompt:
             refusal = replace(refusal, param=self._endpoint.prompt)
-        self._end(Outcome.FAILED, self._status_of(refusal), _NO_TOKENS)
+        self._end_refused(refusal)
+
+    def _end_refused(self, refusal: Refusal) -> None:
+        """Charge nothing for what was refused, but what other answers of the request took."""
+        is_cut = self._entry is not None and any(self._entry.counted)
+        outcome, tokens = (Outcome.CUT, None) if is_cut else (Outcome.FAILED, _NO_TOKENS)
+        self._end(outcome, self._status_of(refusal), tokens)
         self._tell(refusal)
 
     def _stop(self, why: str, kind: str) -> None:
@@ -450,8 +455,7 @@ class Exchange:
             began, replied = entry.started_s, entry.first_byte_s
             first_byte_s = replied - began if replied else None
             is_stream = self._watch is not None
-            took = now - began
-            series.ended(name, outcome, status, took, first_byte_s, *spent, is_stream)
+            series.ended(name, outcome, status, now - began, first_byte_s, *spent, is_stream)
             if self._request.trace is not None and self._gateway.spans is not None:
                 tracing.end(self._gateway.spans, self._request, entry, outcome, status, spent, now)
             return
@@ -472,10 +476,8 @@ class Exchange:
     def _limit_lines(self) -> bytes:
         if self._ticket is not None:
             return self._ticket.header_lines()
-        if self._key is None:
-            return b""
-        model = self._call.model if self._call is not None else None
-        return self._gateway.admission.header_lines(self._key, model)
+        key, model = self._key, self._call.model if self._call is not None else None
+        return self._gateway.admission.header_lines(key, model) if key is not None else b""
 
     def _renamed(self, data: bytes) -> bytes:
         """Put the model's name as it was asked for in the place of the engine's name for it."""

@@ -148,6 +148,7 @@ class FanOut:
         if self._is_over:
             return
         self._running.remove(part)
+        self._note_spent()
         if self._running or self._next < self._call.answers:
             self.start()
         elif self._call.is_stream:
@@ -195,6 +196,13 @@ class FanOut:
         self._begin(status, _JSON)
         self._owner.on_reply_data(body)
         self._owner.on_reply_end()
+
+    def _note_spent(self) -> None:
+        """Tell the books what parts that ended took, in case that the rest is cut or fails."""
+        entry, joined = self._books.entry, self.joined
+        entry.note_prompt(*joined.prompt)
+        if not self._call.is_stream:  # of a stream the owner counts the pieces
+            entry.count(joined.tokens[1])
 
     def _begin(self, status: int, content_type: bytes) -> None:
         if not self._has_head:

@@ -42,6 +42,11 @@ class JoinedReply:
     def note_prompt(self, number: int, prompt: tuple[int, int]) -> tuple[int, int]:
         """Note the tokens of a part's prompt, and those cached; return the sums of all prompts."""
         self._prompts.setdefault(number // self._each, prompt)
+        return self.prompt
+
+    @property
+    def prompt(self) -> tuple[int, int]:
+        """Return the tokens of all prompts that are known, and those cached."""
         known = self._prompts.values()
         return sum(item[0] for item in known), sum(item[1] for item in known)
 
@@ -49,6 +54,17 @@ class JoinedReply:
         """Note what a part took, once it has ended."""
         if tokens is not None:
             self._tokens[number] = tokens
+            self.note_prompt(number, (tokens[0], tokens[2]))
+
+    @property
+    def tokens(self) -> Tokens:
+        """Return what the parts that have ended took."""
+        prompts: dict[int, Tokens] = {}
+        for number in sorted(self._tokens):
+            prompts.setdefault(number // self._each, self._tokens[number])
+        prompt = sum(tokens[0] for tokens in prompts.values())
+        cached = sum(tokens[2] for tokens in prompts.values())
+        return prompt, sum(tokens[1] for tokens in self._tokens.values()), cached
 
     def put(self, number: int, reply: dict[str, Any]) -> None:
         """Keep a part's whole reply."""
@@ -72,16 +88,12 @@ class JoinedReply:
         return {**kept, **self._base}
 
     def _usage(self) -> dict[str, Any]:
-        prompts: dict[int, Tokens] = {}
-        for number in sorted(self._tokens):
-            prompts.setdefault(number // self._each, self._tokens[number])
-        prompt = sum(tokens[0] for tokens in prompts.values())
-        completion = sum(tokens[1] for tokens in self._tokens.values())
+        prompt, completion, cached = self.tokens
         return {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": sum(item[2] for item in prompts.values())},
+            "prompt_tokens_details": {"cached_tokens": cached},
         }
 
 
