@@ -192,10 +192,12 @@ class Attempt:
 
     def finish(self) -> None:
         """Take no more of a reply that has said all; its connection is kept if it can be."""
-        connection, self._connection = self._connection, None
+        connection = self._connection
         if connection is not None:
+            self._connection = None
             connection.let_go()
-        self._end()
+        if not self._is_over:
+            self._end()
 
     def abort(self) -> None:
         """Stop the engine at once: nobody wants the answer."""
@@ -416,9 +418,11 @@ class Attempt:
         if self._is_waiting:
             self._gateway.queue.leave(self)
             self._end_waiting()
-        if self._is_well and self._replica is not None:
-            outliers.note_answer(self._replica, is_probe=self._is_probe)
-        self._leave_replica()
+        replica = self._replica
+        if replica is not None:
+            if self._is_well:
+                outliers.note_answer(replica, is_probe=self._is_probe)
+            self._leave_replica()
 
     def _leave_replica(self) -> None:
         if self._replica is not None:

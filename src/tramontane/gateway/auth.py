@@ -12,6 +12,7 @@ from tramontane.domain.tenancy import ROLE_PERMISSIONS, Permission, hash_key, is
 from tramontane.gateway import refusals
 
 _CACHE_MAX: Final = 4_096
+_CACHED_BYTES_MAX: Final = 128  # of a header; spaces around a key would make it as many again
 _SCHEME: Final = b"bearer "
 
 _NO_KEY: Final = Refusal(
@@ -46,11 +47,10 @@ class Authenticator:
         """Return the key that the header's value names, or why there is none."""
         if authorization is None:
             return _NO_KEY
-        found = self._cache.get(authorization)
-        if found is None:
-            found = self._look_up(authorization)
-            if isinstance(found, Refusal):
-                return found
+        cached = self._cache.get(authorization)
+        found = cached if cached is not None else self._look_up(authorization)
+        if isinstance(found, Refusal):
+            return found
         if found.expires_at_ms is not None and found.expires_at_ms <= now_ms:
             return _EXPIRED_KEY
         if found.blocked is not None:
@@ -75,7 +75,8 @@ class Authenticator:
         found = self._keys.get(hash_key(self._hmac_key, text))
         if found is None:
             return _WRONG_KEY
-        if len(self._cache) >= _CACHE_MAX:
-            self._cache.clear()
-        self._cache[authorization] = found
+        if len(authorization) <= _CACHED_BYTES_MAX:
+            if len(self._cache) >= _CACHE_MAX:
+                self._cache.clear()
+            self._cache[authorization] = found
         return found

@@ -243,7 +243,10 @@ class Gateway:
         elif request.method != b"POST":
             self._refuse_method(client, request, "POST, OPTIONS")
         else:
-            refusal = self._look_early(request)
+            is_short = request.length is not None and (
+                request.length <= self.limits.early_check_bytes
+            )
+            refusal = None if is_short else self._look_early(request)
             if refusal is not None:
                 self.refuse(client, request, refusal)
             else:
@@ -267,8 +270,7 @@ class Gateway:
 
     def _look_early(self, request: "Request") -> Refusal | None:
         """Refuse a stranger before his long body is read."""
-        is_short = request.length is not None and request.length <= self.limits.early_check_bytes
-        if is_short or self.index is None or not request.has_body:
+        if self.index is None or not request.has_body:
             return None
         found = self.index.auth.may_infer(request.authorization, self.clock.now_ms())
         return found if isinstance(found, Refusal) else None

@@ -36,9 +36,8 @@ class KnownHeads(Generic[Found]):
         cut = _cut(data)
         if cut is None:
             return None
-        head, body_at = cut
-        found = self._known.get(head)
-        return None if found is None else (found, body_at)
+        found = self._known.get(cut[0])
+        return None if found is None else (found, cut[1])
 
     def learn(self, data: bytes, length: int, found: Found) -> None:
         """Remember the head of ``data``, which the parser has taken as one whole message.

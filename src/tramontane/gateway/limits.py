@@ -76,7 +76,7 @@ class Limits:
     spool_bytes_max: int = 1024 * 1024 * 1024  # about two million events without control plane
     segment_bytes: int = 1024 * 1024  # of one spool file: what is shipped again after a crash
     spool_step_bytes: int = 256 * 1024  # how far ahead room is reserved on the disk
-    sync_s: float = 0.005  # a group of events is on the disk this soon
+    sync_s: float = 0.01  # a group of events is on the disk this soon
     ship_pause_s: float = 0.2  # between two batches, so that they fill
     ship_batch: int = 500
 

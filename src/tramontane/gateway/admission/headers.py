@@ -11,13 +11,17 @@ from typing import Final
 from tramontane.gateway.admission.held import Binding, Held
 
 _REQUESTS: Final = (
-    b"x-ratelimit-limit-requests: %d\r\nx-ratelimit-limit-req-minute: %d\r\n"
-    b"x-ratelimit-reset-requests: %b\r\n",
+    (
+        b"x-ratelimit-limit-requests: %d\r\nx-ratelimit-limit-req-minute: %d\r\n"
+        b"x-ratelimit-reset-requests: %b\r\n"
+    ),
     b"%bx-ratelimit-remaining-requests: %d\r\nx-ratelimit-remaining-req-minute: %d\r\n",
 )
 _TOKENS: Final = (
-    b"x-ratelimit-limit-tokens: %d\r\nx-ratelimit-limit-tokens-minute: %d\r\n"
-    b"x-ratelimit-reset-tokens: %b\r\n",
+    (
+        b"x-ratelimit-limit-tokens: %d\r\nx-ratelimit-limit-tokens-minute: %d\r\n"
+        b"x-ratelimit-reset-tokens: %b\r\n"
+    ),
     b"%bx-ratelimit-remaining-tokens: %d\r\nx-ratelimit-remaining-tokens-minute: %d\r\n",
 )
 _COST: Final = b"x-ratelimit-tokens-query-cost: %d\r\n"

@@ -151,7 +151,7 @@ class StreamWatch:
         """Return the event that tells every known client of a failure midway (rule S6)."""
         before = parse(payload_of(self._last[: _first_end(self._last)])) or {}
         is_text = before.get("object") == "text_completion"
-        choice = {"text": "", "logprobs": None} if is_text else {"delta": {}}
+        choice: dict[str, Any] = {"text": "", "logprobs": None} if is_text else {"delta": {}}
         chunk = {
             "id": before.get("id", ""),
             "object": before.get("object", "chat.completion.chunk"),
@@ -201,6 +201,15 @@ class StreamWatch:
         if tokens is not None:
             self.prompt = (tokens[0], tokens[2])
 
+    def _note_progress(self, progress: object) -> bool:
+        """Note what llama.cpp tells of a prompt while it reads it; False when it is none."""
+        if not isinstance(progress, dict):
+            return False
+        told = {"prompt_tokens": progress.get("total"), "completion_tokens": 0}
+        details = {"prompt_tokens_details": {"cached_tokens": progress.get("cache")}}
+        self._note_prompt(tokens_of(told | details))
+        return True
+
     def _pass_on(self, event: bytes) -> bytes:
         payload = payload_of(event)
         if payload == b"":
@@ -216,11 +225,7 @@ class StreamWatch:
         if chunk.get("error"):
             self.error = _message_of(chunk["error"])
             return self._release()
-        progress = chunk.get("prompt_progress")
-        if isinstance(progress, dict):
-            told = {"prompt_tokens": progress.get("total"), "completion_tokens": 0}
-            details = {"prompt_tokens_details": {"cached_tokens": progress.get("cache")}}
-            self._note_prompt(tokens_of(told | details))
+        if self._note_progress(chunk.get("prompt_progress")):
             return b""
         if self._edit is not None:
             return b"".join([self._pass_chunk(_event_of(item), item) for item in self._edit(chunk)])

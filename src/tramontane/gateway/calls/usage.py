@@ -19,10 +19,16 @@ class _Usage(msgspec.Struct):
 
 class _Reply(msgspec.Struct):
     id: Any = None
+    usage: _Usage | None = None
+
+
+class _OddReply(msgspec.Struct):
+    id: Any = None
     usage: Any = None
 
 
 _DECODE_REPLY = msgspec.json.Decoder(_Reply).decode
+_DECODE_ODD_REPLY = msgspec.json.Decoder(_OddReply).decode
 
 
 class MalformedReplyError(Exception):
@@ -34,15 +40,20 @@ def tokens_of(usage: object) -> Tokens | None:
     if not isinstance(usage, dict):
         return None
     try:
-        found = msgspec.convert(usage, _Usage)
+        return _counts(msgspec.convert(usage, _Usage))
     except msgspec.ValidationError:
         return None
+
+
+def _counts(found: _Usage) -> Tokens | None:
     if found.prompt_tokens is None and found.completion_tokens is None:
         return None
     details = found.prompt_tokens_details
     cached = details.cached_tokens if details is not None else 0
-    counts = (found.prompt_tokens or 0, found.completion_tokens or 0, cached or 0)
-    return counts if min(counts) >= 0 else None
+    prompt, completion, cached = found.prompt_tokens or 0, found.completion_tokens or 0, cached or 0
+    if prompt < 0 or completion < 0 or cached < 0:
+        return None
+    return prompt, completion, cached
 
 
 def read_reply(body: bytes) -> tuple[Tokens | None, bool]:
@@ -52,6 +63,17 @@ def read_reply(body: bytes) -> tuple[Tokens | None, bool]:
     """
     try:
         reply = _DECODE_REPLY(body)
+    except msgspec.ValidationError:
+        return _read_odd_reply(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise MalformedReplyError from error
+    usage = reply.usage
+    return (None if usage is None else _counts(usage)), reply.id is not None
+
+
+def _read_odd_reply(body: bytes) -> tuple[Tokens | None, bool]:
+    try:
+        reply = _DECODE_ODD_REPLY(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise MalformedReplyError from error
     return tokens_of(reply.usage), reply.id is not None

@@ -129,12 +129,13 @@ class ClientConnection(asyncio.Protocol):
         """Answer the current request with a whole reply."""
         request = self.current
         assert request is not None  # only its sink replies
+        keeps_alive = request.keeps_alive and request.is_complete and not self._gateway.is_draining
         head = b"%b%b%bx-request-id: %b\r\n%bcontent-length: %d\r\n\r\n" % (
             replies.status_line(status),
             self._gateway.date,
             header_lines,
             request.id.encode(),
-            self.closing_line(),
+            b"" if keeps_alive else self.closing_line(),
             len(body),
         )
         self.send(head if request.is_head else head + body)
@@ -271,6 +272,7 @@ class ClientConnection(asyncio.Protocol):
         ):
             self._refuse_large_head()
             return
+        fault: str | None
         if version not in _VERSIONS:
             fault = f"HTTP/{version} is not spoken here; speak HTTP/1.1"
         elif self._parser.should_upgrade():
@@ -344,6 +346,26 @@ class ClientConnection(asyncio.Protocol):
 
     # Below: leaves.
 
+    def _end_by_bug(self) -> None:
+        """Answer a request that could not be served, if it still can be, and close."""
+        request = self.current
+        if request is None:
+            self.refuse_early(refusals.BUG)
+            return
+        self._is_deaf = True
+        self._queue.clear()
+        sink, request.sink = request.sink, None
+        if sink is not None:
+            try:
+                sink.on_client_gone()  # it gives back what it holds
+            except Exception:  # the bug may have hit that too
+                LOG.exception("a request could not be ended because of a bug")
+        if request.has_reply:
+            self.abort()
+            return
+        request.keeps_alive = False
+        self._gateway.refuse(self, request, refusals.BUG)
+
     def _parse(self, data: bytes) -> bool:
         """Feed the parser; False when what comes in is not looked at any more."""
         try:
@@ -351,7 +373,7 @@ class ClientConnection(asyncio.Protocol):
         except httptools.HttpParserCallbackError:
             LOG.exception("a request could not be served because of a bug")
             if not self._is_deaf:
-                self.refuse_early(refusals.BUG)
+                self._end_by_bug()
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not self._is_deaf:
                 self._refuse(f"the request is not valid HTTP: {error}")
@@ -366,15 +388,16 @@ class ClientConnection(asyncio.Protocol):
             return False
         like, body_at = known
         request = like.again(self.since, len(data) - body_at)
+        self.current = request
         try:
-            self._serve(request)
+            self._gateway.begin(self, request)
             sink = request.sink
             if sink is not None:
                 sink.on_upload(data[body_at:])
                 sink.on_upload_end()
         except Exception:  # as the parser does with what a callback raises
             LOG.exception("a request could not be served because of a bug")
-            self.refuse_early(refusals.BUG)
+            self._end_by_bug()
         return True
 
     def _learn(self, data: bytes) -> None:

@@ -83,9 +83,10 @@ class Spool:
 
         The reservation is used up only when the write succeeded.
         """
-        if self._current is None:
+        if self._current is None or self._fd is None:
             self._open_segment(RECORD_BYTES_MAX)
-        fd, segment = self._writing()
+        fd, segment = self._fd, self._current
+        assert fd is not None and segment is not None  # noqa: PT018 - just opened
         data = line + b"\n"
         written = os.pwrite(fd, data, segment.size)
         if written != len(data):  # the next write goes over it; a reader stops at the torn line

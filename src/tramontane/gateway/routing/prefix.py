@@ -28,6 +28,8 @@ def prefix_of(prompt: object, seed: int) -> int | None:
     """
     if type(prompt) is list:
         found = seed
+        content: object
+        role: object
         for message in prompt[:MESSAGES_MAX]:
             if isinstance(message, MessageForm):
                 content, role = message.content, message.role

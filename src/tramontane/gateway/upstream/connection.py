@@ -96,6 +96,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_is_complete",
         "_is_head_new",
         "_is_keepable",
+        "_is_paused",
         "_loop_time",
         "_parser",
         "_status",
@@ -121,6 +122,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._fd = -1
         self._parser = httptools.HttpResponseParser(self)
+        self._is_paused = False  # the client is slower
         self._is_between = True  # the parser has begun no reply that it has not ended
         self._reset()
 
@@ -189,6 +191,7 @@ class UpstreamConnection(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing() or transport.is_reading() is on:
             return
+        self._is_paused = not on
         if on:
             transport.resume_reading()
         else:
@@ -200,18 +203,20 @@ class UpstreamConnection(asyncio.Protocol):
         if replica is None:
             self.close()
             return
-        replica.ending.discard(self)
+        if replica.ending:
+            replica.ending.discard(self)
         is_unused = not self.has_reply
         is_keepable = is_unused or (
             self._is_keepable and not (self.was_stream and replica.hangs_up_after_streams)
         )
-        if replica.is_retired or not self.is_usable or not is_keepable:
+        if replica.is_retired or not is_keepable or not self.is_usable:
             self.close()
             return
         self._is_complete = False
         self.is_reused = True
         self.since = self._loop_time()
-        self.set_reading(on=True)
+        if self._is_paused:
+            self.set_reading(on=True)
         replica.idle.append(self)
 
     def let_go(self) -> None:
