@@ -76,7 +76,7 @@ def test_answers_that_were_made_are_settled_when_one_fails(
 def test_a_request_of_which_no_answer_was_made_costs_nothing(
     gateway: GatewayThread, control: StubControl
 ) -> None:
-    bad = {"status": 400}
+    bad: dict[str, object] = {"status": 400}
     with gateway.client() as client:
         reply = client.post("/v1/completions", json=texts(bad, bad))
     assert cost_of(control.wait_event(reply.headers["x-request-id"])) == ("failed", 400, 0, 0)

@@ -156,3 +156,70 @@ def test_tools_are_bounded() -> None:
         found = read_call(CHAT, json.dumps(chat_body(tools=[tool] * count)).encode())
         assert isinstance(found, Call) is is_sound
         assert isinstance(found, Call) or found.param == "tools"
+
+
+PATTERN = {"type": "object", "properties": {"x": {"type": "string", "pattern": "^((a*)*)*$"}}}
+
+
+@pytest.mark.parametrize("endpoint", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize(
+    ("name", "held"),
+    [
+        ("json_schema", PATTERN),
+        ("response_format", {"type": "json_schema", "json_schema": {"schema": PATTERN}}),
+    ],
+)
+def test_a_pattern_that_hangs_the_engine_is_found_in_every_field(
+    endpoint: Endpoint, name: str, held: dict
+) -> None:
+    prompt = {"messages": [{"role": "user"}]} if endpoint is CHAT else {"prompt": "x"}
+    call = read_call(endpoint, json.dumps({"model": "demo", **prompt, name: held}).encode())
+    assert isinstance(call, Call)
+    refusal = call.refused_by(make_route([], engine="llamacpp"))
+    assert refusal is not None
+    assert (refusal.code, refusal.param) == (Code.UNSUPPORTED_BY_ENGINE, name)
+
+
+def test_what_fim_does_not_have_never_reaches_an_engine() -> None:
+    """No bound of a completion's fields is looked at there."""
+    foreign = {"dry_penalty_last_n": 2_000_000_000, "n": 100_000, "n_predict": -1, "n_probs": 10**9}
+    body = {"model": "demo", "prompt": "x", "max_tokens": 5, "random_seed": 7, **foreign}
+    for suffix in ({}, {"suffix": "y"}):
+        call = read_call(FIM, json.dumps(body | suffix).encode())
+        assert isinstance(call, Call)
+        assert call.refused_by(make_route([])) is None
+        sent = json.loads(b"".join(call.pieces_for(make_route([]))))
+        assert not foreign.keys() & sent.keys() - {"n_predict"}
+        assert sent.get("n_predict", sent.get("max_tokens")) == 5
+        assert sent["seed"] == 7
+
+
+@pytest.mark.parametrize("name", ["kv_transfer_params", "logits_processors", "priority"])
+def test_fields_that_reach_beyond_the_request_are_refused(name: str) -> None:
+    for kind, start in START.items():
+        refusal = read(kind, start + b'"%b":1}' % name.encode())
+        assert isinstance(refusal, Refusal)
+        assert refusal.param == name
+
+
+@pytest.mark.parametrize(
+    ("fields", "most"),
+    [
+        ({}, 2048),
+        ({"max_tokens": 5}, 5),
+        ({"max_completion_tokens": 6}, 6),
+        ({"max_tokens": 5, "max_completion_tokens": 900}, 900),
+        ({"max_tokens": 900, "max_completion_tokens": 1}, 900),
+        ({"max_tokens": 1, "n_predict": -1}, 2048),
+        ({"max_tokens": 1, "n_predict": 700}, 700),
+        ({"max_tokens": 1, "n_predict": 0}, 1),
+        ({"max_tokens": 1, "n_predict": 10**6}, 2048),
+        ({"max_tokens": 5, "n": 128}, 640),
+        ({"n": 2, "n_cmpl": 128, "max_tokens": 2**31 - 1}, 128 * 2048),
+    ],
+)
+def test_the_most_that_a_request_can_generate_is_reserved(fields: dict, most: int) -> None:
+    """Whichever name the engine reads: who reserves a token must not get a thousand."""
+    call = read_call(CHAT, json.dumps(chat_body(**fields)).encode())
+    assert isinstance(call, Call)
+    assert call.completion_tokens_max(2048) == most

@@ -71,6 +71,9 @@ REFUSED: Final = {
     "grammar_triggers": "use response_format with a JSON schema",
     "id_slot": "leave it out: the engine finds the slot that knows the prompt",
     "lora": "leave it out: a deployment serves one model as it is",
+    "kv_transfer_params": "leave it out: it names other hosts for the engine to call",
+    "logits_processors": "use logit_bias",
+    "priority": "leave it out: requests take turns by project",
 }
 
 

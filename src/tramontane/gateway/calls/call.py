@@ -140,8 +140,13 @@ class TextCall(Call):
     def completion_tokens_max(self, context_length: int) -> int:
         """Return the most tokens that all answers together can have."""
         asked: TextForm = self._asked
-        most = getattr(asked, "max_completion_tokens", None) or asked.max_tokens or context_length
-        return self.answers * min(context_length, most)
+        most = asked.max_tokens or 0
+        further = getattr(asked, "max_completion_tokens", None)
+        if further is not None and further > most:  # which of them counts is the engine's choice
+            most = further
+        if asked.n_predict is not None:  # llama.cpp's own name; below zero is without end
+            most = max(most, asked.n_predict) if asked.n_predict >= 0 else 0
+        return self.answers * (min(context_length, most) if most else context_length)
 
     def refused_by(self, route: Route) -> Refusal | None:
         """Return why the engine of ``route`` must not be asked this, or None.
@@ -156,7 +161,13 @@ class TextCall(Call):
         if self.answers > 1:
             self.is_split = engine in engines.COUNTS_ONE
             refusal = refusal or bounds.too_many_answers(self.answers)
+        if refusal is None and (self._value is not None or self._has_schema()):
+            refusal = bounds.ambiguous_pattern(self.value(), engine)
         return refusal
+
+    def _has_schema(self) -> bool:
+        """Tell whether a known field may hold one; unknown ones had the body read closely."""
+        return False
 
     def part(self, number: int) -> "TextCall":
         """Return the call for one of the answers: those of the first prompt come first."""
@@ -222,12 +233,8 @@ class ChatCall(TextCall):
         """Return the messages."""
         return self._asked.messages
 
-    def refused_by(self, route: Route) -> Refusal | None:
-        """Return why the engine of ``route`` must not be asked this, or None."""
-        refusal = super().refused_by(route)
-        if refusal is None and (self._asked.tools or self._asked.response_format):
-            refusal = bounds.ambiguous_pattern(self.value(), route.engine)
-        return refusal
+    def _has_schema(self) -> bool:
+        return bool(self._asked.tools or self._asked.response_format)
 
     def watch(self, event_bytes_max: int) -> StreamWatch:
         """Return what looks at the engine's stream and turns it into the caller's."""

@@ -8,7 +8,7 @@ request without a suffix is a completion; its answer has the form of a chat in e
 import secrets
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -22,6 +22,8 @@ from tramontane.gateway.calls.stream import StreamWatch
 from tramontane.gateway.calls.usage import Tokens, read_reply, tokens_of
 
 Piece = dict[str, Any]
+
+_FIM_FIELDS: Final = FimForm.__struct_fields__
 
 
 class CompletionCall(TextCall):
@@ -99,6 +101,9 @@ class FimCall(Call):
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         asked: FimForm = self._asked
+        if self._value is not None:  # other fields would reach the engine without any bound
+            own = {name: self._value[name] for name in _FIM_FIELDS if name in self._value}
+            self._value, self._raw = own, orjson.dumps(own)
         kept = {name: getattr(asked, name) for name in FimForm.__struct_fields__}
         self._inner = CompletionCall(COMPLETIONS, self._raw, CompletionForm(**kept), self._value)
 

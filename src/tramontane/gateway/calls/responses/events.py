@@ -142,11 +142,7 @@ class ResponseStream(StreamWatch):
 
     def _note_counts(self, chunk: Mapping[str, Any]) -> None:
         """Note the tokens that a chunk tells: of the prompt before its answer, and of it all."""
-        progress = chunk.get("prompt_progress")
-        if isinstance(progress, dict):
-            total, cached = progress.get("total"), progress.get("cache")
-            if isinstance(total, int) and isinstance(cached, int):
-                self.prompt = (total, cached)
+        self._note_progress(chunk.get("prompt_progress"))
         usage = chunk.get("usage")
         tokens = tokens_of(usage)
         if tokens is not None:
