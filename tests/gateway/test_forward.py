@@ -63,6 +63,23 @@ def test_a_chunked_upload_arrives_whole(gateway: GatewayThread, control: StubCon
     assert control.calls[0].headers["transfer-encoding"] == "chunked"
 
 
+def test_bodies_of_other_lengths_under_the_same_head_arrive_whole(
+    gateway: GatewayThread, control: StubControl
+):
+    # One segment each, head and body: what may be served without parsing the head again.
+    bodies = [b"some body", b"some longer body", b"short"]
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=5) as client:
+        for body in bodies:
+            head = b"POST /cloud/v1/things HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n"
+            client.sendall(head % len(body) + body)
+            told = b""
+            while b'"ok":true}' not in told:
+                piece = client.recv(65_536)
+                assert piece, "the connection ended"
+                told += piece
+    assert [call.body for call in control.calls] == bodies
+
+
 def test_a_large_upload_and_reply_arrive_whole(gateway: GatewayThread, control: StubControl):
     control.reply = (200, {"content-type": "application/octet-stream"}, b"r" * 20_000_000)
     with gateway.client() as client:

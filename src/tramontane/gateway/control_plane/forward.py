@@ -33,6 +33,7 @@ _HOP_BY_HOP: Final = frozenset(
         b"date",
     }
 )
+_LENGTH: Final = frozenset({b"content-length"})
 _FORWARDED: Final = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"})
 
 
@@ -198,7 +199,7 @@ class Forward:
     def _head(self) -> bytes:
         request = self._request
         listed = _listed(request.headers)
-        dropped = _HOP_BY_HOP | _FORWARDED | listed
+        dropped = _HOP_BY_HOP | _FORWARDED | _LENGTH | listed
         kept = [(n, v) for n, v in request.headers if n.lower() not in dropped]
         lines = [b"%b: %b\r\n" % pair for pair in kept]
         lines.append(b"x-request-id: %b\r\n" % request.id.encode())
@@ -207,6 +208,9 @@ class Forward:
         lines.append(b"x-forwarded-proto: %b\r\nconnection: close\r\n" % scheme)
         if self._is_chunked_up:
             lines.append(replies.CHUNKED)
+        elif request.length is not None:
+            # Not the header: those of a head that came before stand for many lengths.
+            lines.append(b"content-length: %d\r\n" % request.length)
         target = self._target.encode("latin-1")
         return b"%b %b HTTP/1.1\r\n%b\r\n" % (request.method, target, b"".join(lines))
 
