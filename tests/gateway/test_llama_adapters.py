@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.support.gateway import NO_TLS, GatewayThread, make_route, make_table
-from tests.support.llama_with_adapters import write_random_adapter
+from tests.support.random_adapter import write_random_adapter
 from tests.support.random_gguf import write_random_gguf
 from tests.support.stub_control import StubControl
 from tests.support.stub_engine import SECRET
@@ -31,7 +31,7 @@ def llama(weights: Path, adapters: list[Path]) -> Iterator[str]:
     """A server with the model of ``weights`` and some adapters; gives its address."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
-    argv = [sys.executable, "-m", "tests.support.llama_with_adapters"]
+    argv = [sys.executable, "-m", "tramontane.llama_server"]
     for adapter in adapters:
         argv += ["--adapter", str(adapter)]
     argv += ["--model", str(weights), "--alias", "demo", "--port", str(port)]
@@ -88,6 +88,7 @@ def test_each_name_gets_its_own_adapter(tmp_path: Path):
             return reply.json()["choices"][0]["message"]["content"]
 
         expected = answer("demo", f"http://{bare}", beside)
+        assert answer("demo", f"http://{loaded}", beside) == expected  # whoever asks for none
         found = [answer(name) for name in ("demo", "demo-one", "demo-two") * 2]
         assert found[0] == expected
         assert len(set(found[:3])) == 3
