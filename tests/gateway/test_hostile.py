@@ -357,3 +357,45 @@ def test_a_get_with_a_body_leaves_the_connection_in_a_known_state(gateway: Gatew
     reply = gateway.raw(raw)
     assert status_of(reply) == 200
     assert reply.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize(
+    "crumb",
+    [
+        b"1\r\n \r\n",
+        b"1;" + b"x" * 5000 + b"\r\n \r\n",
+        b"1;a=" + b'"' + b"y" * 300 + b'"\r\n \r\n',
+    ],
+)
+def test_a_body_in_crumbs_is_refused(gateway: GatewayThread, engine: StubEngine, crumb: bytes):
+    """A list of a million pieces of one byte takes fifty times the memory of the body."""
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n{AUTH}Transfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=5) as sock:
+        sock.sendall(head.encode())
+        with contextlib.suppress(OSError):
+            for _ in range(20):
+                sock.sendall(crumb * (400_000 // len(crumb)))
+        assert status_of(read_all(sock)) == 400
+    assert engine.ids == []
+
+
+def test_trailers_without_end_are_refused(gateway: GatewayThread):
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n{AUTH}Transfer-Encoding: chunked\r\n\r\n0\r\n"
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=5) as sock:
+        sock.sendall(head.encode())
+        with contextlib.suppress(OSError):
+            for _ in range(100):
+                sock.sendall(b"A: b\r\n" * 10_000)
+        assert status_of(read_all(sock)) in {400, 0}  # 0: the reset overtook it
+    assert gateway.chat().status_code == 200
+
+
+def test_small_chunks_are_no_crumbs(gateway: GatewayThread):
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n{AUTH}Connection: close\r\n"
+    body = json.dumps(chat_body(user="u" * 200_000)).encode()
+    pieces = [body[at : at + 16] for at in range(0, len(body), 16)]
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=5) as sock:
+        sock.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+        sock.sendall(chunks + b"0\r\n\r\n")
+        assert status_of(read_all(sock)) == 200

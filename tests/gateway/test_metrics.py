@@ -19,8 +19,10 @@ from tests.support.gateway import (
     QUICK,
     GatewayProcess,
     GatewayThread,
+    chat_body,
     make_route,
     make_table,
+    post,
 )
 from tests.support.stub_control import StubControl
 from tests.support.stub_engine import StubEngine
@@ -210,6 +212,12 @@ def test_the_metrics_port_needs_no_key_and_gives_nothing_else(tmp_path: Path):
                 assert client.get(f"http://127.0.0.1:{port}{path}").status_code == 404
             assert client.post(f"http://127.0.0.1:{port}/metrics").status_code == 405
             assert client.get("/metrics").status_code == 401
+        # Nor does a head that the public port has learned open anything there.
+        chat = post("/v1/chat/completions", json.dumps(chat_body()).encode())
+        for asked, status in ((gateway.port, 200), (gateway.port, 200), (port, 404)):
+            with socket.create_connection(("127.0.0.1", asked), timeout=5) as sock:
+                sock.sendall(chat)
+                assert sock.recv(65_536).startswith(b"HTTP/1.1 %d" % status)
 
 
 @pytest.mark.slow

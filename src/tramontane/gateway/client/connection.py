@@ -28,6 +28,7 @@ LOG: Final = logging.getLogger("tramontane.gateway.client")
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _VERSIONS: Final = frozenset({"1.1", "1.0"})
 _KNOWN: Final[KnownHeads[Request]] = KnownHeads()
+_FRAMING_BYTES_MAX: Final = 64 * 1024  # of a chunked body, beyond as much as the body itself
 _WRITE_HIGH_BYTES: Final = 256 * 1024  # queued for a slow client before the engine is held back
 
 
@@ -222,7 +223,8 @@ class ClientConnection(asyncio.Protocol):
             self.since = self._gateway.loop.time()
             if self._serve_known(data):
                 return
-        if self._reading is None or not self._reading.method:
+        reading = self._reading
+        if reading is None or not reading.method:
             self._head_bytes += len(data)
         if self.current is not None and self.current.is_complete:
             self._ahead_bytes += len(data)
@@ -233,6 +235,8 @@ class ClientConnection(asyncio.Protocol):
                 self._refuse_large_head()
             elif is_begin and self._is_between:
                 self._learn(data)
+            elif reading is not None and reading.is_chunked and reading is self._reading:
+                self._weigh(reading, len(data))
 
     def eof_received(self) -> None:
         """Take a client that ends its side for gone, as other proxies do; the transport closes."""
@@ -390,7 +394,7 @@ class ClientConnection(asyncio.Protocol):
         request = like.again(self.since, len(data) - body_at)
         self.current = request
         try:
-            self._gateway.begin(self, request)
+            self._begin(self, request)  # not every port serves the same
             sink = request.sink
             if sink is not None:
                 sink.on_upload(data[body_at:])
@@ -434,6 +438,12 @@ class ClientConnection(asyncio.Protocol):
 
     def _refuse(self, why: str) -> None:
         self.refuse_early(Refusal(Code.INVALID_REQUEST, why))
+
+    def _weigh(self, request: Request, wire_bytes: int) -> None:
+        """Refuse a chunked body that costs far more than it holds: crumbs, extensions, trailers."""
+        request.wire_bytes += wire_bytes
+        if request.wire_bytes > 2 * request.body_bytes + _FRAMING_BYTES_MAX:
+            self._refuse("the chunks of the body hold too little for their size; send larger ones")
 
     def _refuse_large_head(self) -> None:
         self.refuse_early(refusals.head_too_large(self._limits.head_bytes_max))

@@ -60,7 +60,12 @@ def error(refusal: Refusal, dialect: Dialect) -> tuple[int, bytes, bytes]:
 
 
 def card(route: Route) -> dict[str, Any]:
-    """Return the model card that both dialects' clients read (wire reference, 2.9)."""
+    """Return the model card that both dialects' clients read (wire reference, 2.9).
+
+    Where nobody can tell, a model chats and calls functions, and does not fill in the middle.
+    """
+    able = route.capabilities
+    chats = able.generates is not False and able.chats is not False
     return {
         "id": route.model,
         "object": "model",
@@ -71,9 +76,9 @@ def card(route: Route) -> dict[str, Any]:
         "description": None,
         "root": route.upstream_model,
         "capabilities": {
-            "completion_chat": True,
-            "completion_fim": False,
-            "function_calling": True,
+            "completion_chat": chats,
+            "completion_fim": able.fills_in is True,
+            "function_calling": chats and able.calls_functions is not False,
             "fine_tuning": False,
             "vision": False,
             "classification": False,

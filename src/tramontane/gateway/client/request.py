@@ -61,6 +61,7 @@ class Request:
         "trace_headers",
         "trace_lines",
         "user_agent",
+        "wire_bytes",
     )
 
     def __init__(self, since: float) -> None:
@@ -69,6 +70,7 @@ class Request:
         self.headers: list[tuple[bytes, bytes]] = []
         self.chunks: list[bytes] = []
         self.body_bytes = 0
+        self.wire_bytes = 0  # of a chunked body with its framing
         self.host_count = 0
         self.length: int | None = None
         self.method = b""
