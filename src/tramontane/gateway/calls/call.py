@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 import orjson
 
+from tramontane.domain.catalog import UNKNOWN
 from tramontane.domain.refusal import Refusal
 from tramontane.domain.routing import Route
 from tramontane.gateway.calls import bounds, engines, logprobs, tool_calls, vectors
@@ -155,6 +156,8 @@ class TextCall(Call):
         """
         engine = route.engine
         refusal = engines.refused_by_engine(engine, self._asked)
+        if refusal is None and route.capabilities is not UNKNOWN:
+            refusal = engines.refused_by_model(route, self._asked)
         if refusal is None and len(self._raw) > bounds.BODY_BYTES_FREE:
             context_length = route.context_length * self.prompts
             refusal = bounds.prompt_too_long(len(self._raw), engine, context_length)
@@ -281,6 +284,10 @@ class EmbeddingCall(Call):
     def prompts(self) -> int:
         """Return how many inputs it holds."""
         return bounds.texts_in(self._asked.input)
+
+    def refused_by(self, route: Route) -> Refusal | None:
+        """Return why the engine of ``route`` must not be asked this, or None."""
+        return engines.refused_embedding(route)
 
     def pieces_for(self, route: Route) -> tuple[bytes | memoryview, ...]:
         """Return the body for the engine of ``route``."""

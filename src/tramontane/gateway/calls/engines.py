@@ -10,6 +10,7 @@ what Mistral's ``prefix`` means; vLLM has to be told. Of vLLM its documentation 
 from typing import Any, Final
 
 from tramontane.domain.refusal import Code, Refusal
+from tramontane.domain.routing import Route
 from tramontane.gateway.calls.forms import ChatForm, CompletionForm, FimForm, TextForm
 
 LLAMACPP: Final = "llamacpp"
@@ -137,6 +138,32 @@ def refused_by_engine(engine: str, asked: TextForm | FimForm) -> Refusal | None:
     if asked.best_of is not None and asked.best_of > (asked.n or 1):
         return _unsupported("best_of", "llama.cpp does not choose among answers: ask for n of them")
     return _refused_completion(asked) if isinstance(asked, CompletionForm) else None
+
+
+def refused_by_model(route: Route, asked: TextForm | FimForm) -> Refusal | None:
+    """Return why the model of ``route`` cannot answer this with text, where that is certain."""
+    able = route.capabilities
+    if able.generates is False:
+        message = (
+            f"the model {route.model!r} makes vectors and no text: send texts to /v1/embeddings, "
+            "or ask for another model"
+        )
+        return Refusal(Code.UNSUPPORTED_BY_ENGINE, message, "model")
+    if able.fills_in is False and isinstance(asked, CompletionForm | FimForm) and asked.suffix:
+        why = f"the model {route.model!r} has no tokens for filling in the middle: leave it out"
+        return _unsupported("suffix", why)
+    return None
+
+
+def refused_embedding(route: Route) -> Refusal | None:
+    """Return why the model of ``route`` makes no vectors, where that is certain."""
+    if route.capabilities.embeds is not False:
+        return None
+    message = (
+        f"the model {route.model!r} is deployed for text alone: ask for a model that embeds, or "
+        "deploy it with another mode (tramontane deployments update --engine-option mode=...)"
+    )
+    return Refusal(Code.UNSUPPORTED_BY_ENGINE, message, "model")
 
 
 def _refused_completion(asked: CompletionForm) -> Refusal | None:
