@@ -38,7 +38,8 @@ def test_json_lines_without_prompts_keys_or_secrets(tmp_path: Path):
         gateway.wait_ready()
         messages = [{"role": "user", "content": PROMPT}]
         scripts = [{}, {"die": "before"}, {"die": "chunks"}, {"raw": PROMPT}]
-        scripts += [{"status": 500, "message": PROMPT}, {"error_after": 1, "message": PROMPT}]
+        scripts += [{"status": status, "message": PROMPT} for status in (400, 500, 503)]
+        scripts += [{"error_after": 1, "message": PROMPT}]
         for number, script in enumerate(scripts):
             messages = [{"role": "user", "content": f"{PROMPT} {number}"}]  # for any replica
             for stream in (False, True):

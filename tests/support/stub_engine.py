@@ -262,7 +262,7 @@ def _events(path: str, asked: dict[str, Any], script: Script) -> list[str]:
         "id": "chatcmpl-stub",
         "object": "chat.completion.chunk" if is_chat else "text_completion",
         "created": 1_700_000_000,
-        "model": asked["model"],
+        "model": asked.get("model", "demo"),
     }
 
     def event(delta: dict[str, Any], reason: str | None) -> str:
@@ -321,7 +321,7 @@ def _whole(seen: Seen, script: Script) -> dict[str, Any]:
         return {"object": "response.input_tokens", "input_tokens": 17}
     if seen.path == "/tokenize":
         return {"count": 18, "tokens": [1] * 18}
-    base: dict[str, Any] = {"model": asked["model"], "created": 1_700_000_000}
+    base: dict[str, Any] = {"model": asked.get("model", "demo"), "created": 1_700_000_000}
     if script.usage:
         base["usage"] = _usage(script)
     if seen.path.endswith("embeddings"):

@@ -374,7 +374,7 @@ class Exchange:
         if self._status == 503 and self._attempt is not None:
             self._reply.clear()
             self._reply_bytes = 0
-            if self._attempt.start_elsewhere(refusal.message):
+            if self._attempt.start_elsewhere("it answered 503"):
                 return
         if refusal.code is Code.UPSTREAM_ERROR and self._attempt is not None:
             self._attempt.blame()

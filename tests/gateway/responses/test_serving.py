@@ -160,7 +160,8 @@ def test_nothing_before_is_not_found(gateway: GatewayThread, engine: StubEngine)
     assert reply.status_code == 404
     assert reply.json()["error"]["param"] == "previous_response_id"
     odd = create(gateway, previous_response_id="../../x?y=1&project_id=" + OTHER_PROJECT)
-    assert odd.status_code == 404
+    assert odd.status_code == 400  # it is none of our ids, and never becomes part of a path
+    assert odd.json()["error"]["param"] == "previous_response_id"
     assert not engine.requests
 
 

@@ -51,6 +51,10 @@ _Penalty = Annotated[float, Meta(ge=-2, le=2)]
 _Name = Annotated[str, Meta(min_length=1, max_length=NAME_MAX)]
 
 
+# As ours are; it becomes part of a path to the control plane.
+_ResponseId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+$", max_length=128)]
+
+
 class _Format(msgspec.Struct):
     type: Literal["text", "json_object", "json_schema"] = "text"
     name: _Name | None = None
@@ -99,7 +103,7 @@ class Asked(msgspec.Struct, kw_only=True):
     include: Annotated[list[str], Meta(max_length=32)] | None = None
     metadata: dict[str, str] | None = None
     truncation: Literal["auto", "disabled"] | None = None
-    previous_response_id: Annotated[str, Meta(max_length=128)] | None = None
+    previous_response_id: _ResponseId | None = None
     store: bool | None = None
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
