@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from tramontane.domain.catalog import ModelVersion, WeightsFormat
-from tramontane.domain.deployment import DeploymentSpec
+from tramontane.domain.deployment import AdapterSpec, DeploymentSpec
 
 SECRET = "s3cret-of-this-replica"
 
@@ -54,6 +54,24 @@ DEMO_SAFETENSORS = dataclasses.replace(
     size_bytes=11_500_000,
     architecture="MistralForCausalLM",
 )
+ADAPTERS = (AdapterSpec("legal", "mdv_legal"), AdapterSpec("tax", "mdv_tax"))
+
+
+def adapters_of(spec: DeploymentSpec, version: ModelVersion) -> list[ModelVersion]:
+    """Return versions for the adapters of ``spec``, made for ``version``."""
+    suffix = ".gguf" if version.format is WeightsFormat.GGUF else ""
+    return [
+        dataclasses.replace(
+            version,
+            id=adapter.model_version_id,
+            model_id=f"mdl_{adapter.name}",
+            path=f"/models/{adapter.name}-lora{suffix}",
+            size_bytes=40_000_000,
+            base_model_id=version.model_id,
+            adapter_rank=rank,
+        )
+        for adapter, rank in zip(spec.adapters, (8, 24), strict=False)
+    ]
 
 
 def llamacpp(context_length: int = 1024, parallel: int = 4, **more: Any) -> DeploymentSpec:

@@ -26,6 +26,7 @@ CASES = {
         specs.LLAMA_8B,
         (3,),
     ),
+    "llamacpp-adapters": (specs.llamacpp(adapters=specs.ADAPTERS), specs.DEMO, ()),
     "llamacpp-embeddings": (specs.llamacpp(512, 8), specs.MINILM, ()),
     "vllm-one-device": (specs.vllm(devices=1), specs.MISTRAL_24B, (0,)),
     "vllm-eight-devices": (
@@ -49,6 +50,11 @@ CASES = {
         ),
         specs.MISTRAL_24B,
         (0, 1, 2, 3, 4, 5, 6, 7),
+    ),
+    "vllm-adapters": (
+        specs.vllm(devices=1, adapters=specs.ADAPTERS),
+        specs.MISTRAL_24B,
+        (0,),
     ),
     "vllm-embeddings": (
         specs.vllm(512, 32, devices=1, **specs.options(mode="embeddings")),
@@ -86,10 +92,18 @@ def test_the_interpreter_of_vllm_is_the_operators() -> None:
 
 def _launch(spec: DeploymentSpec, version: ModelVersion, indexes: tuple[int, ...]) -> LaunchSpec:
     recipe = RECIPES[spec.engine]
-    assert recipe.check(spec, version) is None
-    return recipe.launch(
-        spec, version, served_name="small-talk", secret=specs.SECRET, device_indexes=indexes
+    adapters = specs.adapters_of(spec, version)
+    assert recipe.check(spec, version, adapters) is None
+    launch = recipe.launch(
+        spec,
+        version,
+        served_name="small-talk",
+        secret=specs.SECRET,
+        device_indexes=indexes,
+        adapters=adapters,
     )
+    assert launch.adapters == spec.adapters
+    return launch
 
 
 def _show(launch: LaunchSpec) -> str:

@@ -279,9 +279,6 @@ class SetCanary(Strict):
     engine_options: Annotated[
         types.EngineOptions | None, Field(description="All further options; replaces the old ones.")
     ] = None
-    adapters: Annotated[
-        types.Adapters | None, Field(description="All LoRA adapters; replaces the old ones.")
-    ] = None
 
 
 class PageQuery(Query):

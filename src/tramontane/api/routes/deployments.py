@@ -141,7 +141,6 @@ def set_canary(
         context_length=body.context_length,
         parallel=body.parallel,
         engine_options=None if options is None else tuple(options.items()),
-        adapters=None if body.adapters is None else tuple(body.adapters.items()),
     )
     wish = CanaryWish(percent=body.percent, name=body.name, model=body.model, change=change)
     return views.deployment(services.canaries.set(principal, deployment, wish, query.project))

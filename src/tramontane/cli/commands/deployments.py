@@ -257,7 +257,6 @@ def canary(
     context_length: ContextLength = None,
     parallel: Parallel = None,
     engine_option: EngineOptions = None,
-    adapter: Adapters = None,
     project: InProject = None,
 ) -> None:
     """Serve a second version to a part of the requests, or change which and to how many."""
@@ -269,7 +268,6 @@ def canary(
         context_length=context_length,
         parallel=parallel,
         engine_options=_pairs(engine_option, "--engine-option"),
-        adapters=_pairs(adapter, "--adapter"),
     )
     if not body:
         msg = "nothing to change: give --percent, --model or another option of "

@@ -47,24 +47,14 @@ def plan_routes(snapshot: RouteSnapshot) -> RouteTable:
         replicas.setdefault(replica.deployment_id, []).append(replica)
     named = {d.id: d for d in snapshot.deployments if d.deleted_at_ms is None}
     plain = {d.id: _route(d, replicas.get(d.id, []), snapshot) for d in named.values()}
-    adapted: dict[tuple[str, str], Route] = {}
-    for deployment in named.values():
-        for number, adapter in enumerate(deployment.spec.adapters):
-            route = plain[deployment.id]
-            beside = _adapter_route(
-                deployment, number, route, replicas.get(deployment.id, []), snapshot
-            )
-            adapted[deployment.id, adapter.name] = beside
-    canaries = {d.canary.of_id: d for d in named.values() if d.canary is not None}
-    routes = [
-        _with_canary(route, canary, plain.get(canary.id) if canary else None)
-        for route, canary in ((route, canaries.get(id_)) for id_, route in plain.items())
+    adapted = [
+        _adapter_route(d, number, plain[d.id], replicas.get(d.id, []), snapshot)
+        for d in named.values()
+        for number in range(len(d.spec.adapters))
     ]
-    for (id_, name), route in adapted.items():
-        if named[id_].canary is None:  # a canary's adapters are known by their deployment's names
-            canary = canaries.get(id_)
-            beside = adapted.get((canary.id, name)) if canary else None
-            routes.append(_with_canary(route, canary, beside))
+    canaries = {d.canary.of_id: d for d in named.values() if d.canary is not None}
+    routes = [_with_canary(route, canaries.get(id_), plain) for id_, route in plain.items()]
+    routes += adapted
     keys = _keys(snapshot)
     binding = {limit_id for key in keys.values() for limit_id in key.limit_ids}
     return RouteTable(
@@ -209,10 +199,11 @@ def _serving(replicas: Iterable[Replica]) -> tuple[RouteReplica, ...]:
     )
 
 
-def _with_canary(route: Route, canary: Deployment | None, beside: Route | None) -> Route:
+def _with_canary(route: Route, canary: Deployment | None, routes: dict[str, Route]) -> Route:
     """Return ``route`` with its canary, unless that one can serve nothing now."""
-    if canary is None or canary.canary is None or beside is None:
+    if canary is None or canary.canary is None:
         return route
+    beside = routes[canary.id]
     if not (beside.replicas or beside.wakes):
         return route
     # Under the name that was asked for, so that limits and usage know it by that.

@@ -1,7 +1,7 @@
 """The adapters of deployments: finding their versions, and names that are each taken once.
 
 Requests call an adapter by its name, as they call a deployment by its own: in a project no two of
-all these may be the same. A canary's adapters are called by the names of its deployment's.
+all these may be the same. So a canary, which serves under the name of another, has none.
 """
 
 from collections.abc import Iterable, Iterator
@@ -45,8 +45,9 @@ def versions_of(tx: Transaction, spec: DeploymentSpec) -> list[ModelVersion]:
 def check_names(tx: Transaction, deployment: Deployment) -> None:
     """Refuse names that another deployment of the project, or an adapter of one, has."""
     own = {adapter.name for adapter in deployment.spec.adapters}
-    if deployment.canary is not None:
-        own = set()
+    if deployment.canary is not None and own:
+        message = f"{deployment.name} is a canary, which serves no adapters: leave them out"
+        raise refuse(Code.CONFLICT, message, param="adapters")
     if deployment.name in own:
         raise _taken(deployment.name, "the deployment itself", "adapters")
     for other in deployments.list_live(tx):
@@ -65,9 +66,8 @@ def check_names(tx: Transaction, deployment: Deployment) -> None:
 
 def _names(deployment: Deployment) -> Iterator[tuple[str, str]]:
     yield deployment.name, f"the deployment {deployment.name}"
-    if deployment.canary is None:
-        for adapter in deployment.spec.adapters:
-            yield adapter.name, f"an adapter of the deployment {deployment.name}"
+    for adapter in deployment.spec.adapters:
+        yield adapter.name, f"an adapter of the deployment {deployment.name}"
 
 
 def _taken(name: str, holder: str, param: str) -> RefusedError:
