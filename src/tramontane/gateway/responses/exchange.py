@@ -27,7 +27,13 @@ from tramontane.gateway.calls.usage import MalformedReplyError
 from tramontane.gateway.client import replies
 from tramontane.gateway.exchange import Exchange
 from tramontane.gateway.responses.background import Absent
-from tramontane.gateway.responses.stored import ALONE, NOT_REACHED, RUNS_MAX, Ended
+from tramontane.gateway.responses.stored import (
+    ALONE,
+    NOT_REACHED,
+    RUNS_MAX,
+    RUNS_PROJECT_MAX,
+    Ended,
+)
 from tramontane.gateway.routes import RouteIndex
 from tramontane.wire import errors
 
@@ -40,9 +46,10 @@ _STOPPED = "the gateway stopped before the answer was there: ask again"
 class ResponsesExchange(Exchange):
     """One request for a response. In the background it is also the `stored.Run` of it."""
 
-    __slots__ = ("_is_detached", "has_begun", "id")
+    __slots__ = ("_is_detached", "has_begun", "id", "project_id")
 
     id: str
+    project_id: str
     has_begun: bool
 
     # Before the engine.
@@ -78,7 +85,7 @@ class ResponsesExchange(Exchange):
             def look(can_store: bool) -> None:  # noqa: FBT001 - a plain answer
                 self._join(key, call, [] if can_store else NOT_REACHED)
 
-            stored.look(look)
+            stored.look(key.project_id, look)
         else:
             self._join(key, call, [], index)
 
@@ -110,7 +117,8 @@ class ResponsesExchange(Exchange):
         if self._is_waiting:
             self._end_waiting()
         self._ticket = ticket
-        if stored.is_full:
+        self.project_id = key.project_id
+        if not stored.has_room(key.project_id):
             self._refuse(_too_many())
             return
         queued = call.skeleton.response("queued")
@@ -249,7 +257,7 @@ class ResponsesExchange(Exchange):
 
 def _too_many() -> Refusal:
     message = (
-        f"{RUNS_MAX} responses run in the background on this gateway, as many as may: try again, "
-        "or ask without 'background'"
+        f"{RUNS_MAX} responses run in the background on this gateway, or {RUNS_PROJECT_MAX} of "
+        "your project, as many as may: try again, or ask without 'background'"
     )
     return Refusal(Code.UNAVAILABLE, message, "background", 1)

@@ -7,6 +7,7 @@ silent has lost its responses, and the control plane says so in its place.
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,9 +29,11 @@ REPORT_S: Final = 1.0
 RETRY_S: Final = 1.0
 # Of requests that wait for the control plane: beyond them, and this long after it did not answer,
 # none waits, so that a control plane that hangs holds up nobody for longer than it must.
-WAITING_MAX: Final = 64
+WAITING_MAX: Final = 128
+WAITING_PROJECT_MAX: Final = 64  # of one project: half, so that one cannot fill it
 AWAY_S: Final = 1.0
 RUNS_MAX: Final = 512  # in the background at a time; each keeps its answer in memory
+RUNS_PROJECT_MAX: Final = 256  # of one project: the same
 NOT_REACHED: Final = Refusal(
     Code.UNAVAILABLE,
     "stored responses cannot be reached now, so nothing was asked of the model: try again, or "
@@ -53,6 +56,7 @@ class Run(Protocol):
     """A response that runs in the background."""
 
     id: str
+    project_id: str
     has_begun: bool
 
     def stop(self) -> None:
@@ -84,22 +88,26 @@ class StoredResponses:
         self._next_report: asyncio.TimerHandle | None = None
         self._is_closed = False
         self._unsaved = 0
-        self._waiting = 0
+        self._waiting: Counter[str] = Counter()  # by project
         self._away_until = 0.0
 
-    @property
-    def is_full(self) -> bool:
-        """Tell whether no more responses may run in the background."""
-        return len(self._runs) >= RUNS_MAX
+    def has_room(self, project_id: str) -> bool:
+        """Tell whether one more response of the project may run in the background."""
+        mine = sum(run.project_id == project_id for run in self._runs.values())
+        return len(self._runs) < RUNS_MAX and mine < RUNS_PROJECT_MAX
 
     @property
     def is_idle(self) -> bool:
         """Tell whether nothing is left to be stored."""
         return not self._unsaved
 
-    def look(self, told: Callable[[bool], None]) -> None:
+    def look(self, project_id: str, told: Callable[[bool], None]) -> None:
         """Tell whether what is stored now would be."""
-        self._ask_for("POST", "/report", self._report(), lambda status, _: told(status == 200))
+
+        def read(status: int, _: bytes) -> None:
+            told(status == 200)
+
+        self._ask_for(project_id, "POST", "/report", self._report(), read)
 
     def history(
         self, project_id: str, response_id: str, told: Callable[[list[Item] | Refusal], None]
@@ -110,7 +118,7 @@ class StoredResponses:
         def read(status: int, data: bytes) -> None:
             told(orjson.loads(data)["items"] if status == 200 else _refusal_of(status, data))
 
-        self._ask_for("GET", path, None, read)
+        self._ask_for(project_id, "GET", path, None, read)
 
     def keep(
         self,
@@ -132,7 +140,7 @@ class StoredResponses:
         def read(status: int, data: bytes) -> None:
             told(None if status == 200 else _refusal_of(status, data))
 
-        self._ask_for("POST", "", wish, read)
+        self._ask_for(key.project_id, "POST", "", wish, read)
 
     # In the background.
 
@@ -200,15 +208,21 @@ class StoredResponses:
             "in_progress": [run.id for run in runs if run.has_begun],
         }
 
-    def _ask_for(self, method: str, path: str, value: object, told: Told) -> None:
+    def _ask_for(self, project_id: str, method: str, path: str, value: object, told: Told) -> None:
         """Ask for a request that waits for the answer."""
-        if self._waiting >= WAITING_MAX or self._loop.time() < self._away_until:
+        waiting = self._waiting
+        is_full = (
+            waiting.total() >= WAITING_MAX or waiting.get(project_id, 0) >= WAITING_PROJECT_MAX
+        )
+        if is_full or self._loop.time() < self._away_until:
             told(AWAY, b"")
             return
-        self._waiting += 1
+        waiting[project_id] += 1
 
         def answer(status: int, data: bytes) -> None:
-            self._waiting -= 1
+            waiting[project_id] -= 1
+            if not waiting[project_id]:
+                del waiting[project_id]
             if status == AWAY:
                 self._away_until = self._loop.time() + AWAY_S
             told(status, data)
