@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from tests.support.gates import World, make_key, make_limit
 from tests.support.gateway import HMAC_KEY, MEMBER_KEY, OTHER_PROJECT, PROJECT, make_keys
 from tramontane.domain.refusal import Refusal
 from tramontane.domain.routing import RouteKey
@@ -90,3 +91,42 @@ def test_one_project_cannot_run_all_that_may_run_in_the_background(
     assert responses.has_room(OTHER_PROJECT)
     responses.drop(Running("resp_0", PROJECT))
     assert responses.has_room(PROJECT)
+
+
+def test_a_crowd_of_one_project_takes_no_time_from_the_others() -> None:
+    """Two thousand who wait for tokens were looked at whenever anybody's request ended."""
+    tokens = make_limit(1, tokens_per_minute_max=3000)
+    requests = make_limit(2, requests_per_minute_max=1_000_000, subject_id="prj_b")
+    world = World(tokens, requests)
+    gate = world.gate("a")
+    crowds, others = make_key(tokens), make_key(requests, name="key_b", project="prj_b")
+    first = gate.ask(crowds)
+    world.run(0.02)
+    assert first.is_in
+    served = [gate.ask(others) for _ in range(50)]
+    world.run(0.02)
+    assert all(asked.is_in for asked in served)
+    crowd = [gate.ask(crowds) for _ in range(1_000)]
+    world.run(0.05)
+    let_in = [asked for asked in crowd if asked.is_in]
+    assert sum(asked.waits for asked in crowd) > 900
+    looks = 0
+
+    def count() -> None:
+        nonlocal looks
+        looks += 1
+        look()
+
+    look, gate.admission._pass_soon = gate.admission._pass_soon, count
+    for asked in served:
+        asked.end()
+        world.run(0)
+    assert looks == 0
+    for _ in range(200):  # nor does a crowd that grows look at itself each time
+        crowd.append(gate.ask(crowds))
+        world.run(0.0001)
+    assert looks <= 5
+    for asked in let_in[:5]:
+        asked.end((1, 1, 0))  # and who waits is served once there is room
+    world.run(0.02)
+    assert sum(asked.is_in for asked in crowd) > len(let_in)

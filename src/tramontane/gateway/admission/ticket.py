@@ -47,7 +47,8 @@ class Ticket:
     ) -> None:
         """``reserves`` are tokens, one amount for each slice of tokens, and ``cost`` nano-euros.
 
-        They were taken in turn ``turn``. ``on_room`` is called when something became free.
+        They were taken in turn ``turn``. ``on_room`` is called when something became free
+        that somebody waits for.
         """
         self._binding = binding
         self._reserves = reserves
@@ -87,7 +88,10 @@ class Ticket:
                     held.reserved -= cost
                     held.free += cost - cost_nano
                     held.settled += cost_nano
-        self._on_room()
+        for held in binding.all:
+            if held.waiting:  # who waits for other limits is not woken
+                self._on_room()
+                break
 
     def header_lines(self) -> bytes:
         """Return the headers that tell what is left; the cost of this query once it has ended."""
