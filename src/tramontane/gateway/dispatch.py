@@ -371,6 +371,9 @@ def _forwarded(path: str) -> str:
 
 def _is_internal(path: str) -> bool:
     """Tell whether ``path`` could be read, by however lenient a reader, as an internal one."""
-    decoded = posixpath.normpath("/" + unquote(path).lstrip("/"))
+    plain = "/".join(
+        part.partition(";")[0] for part in unquote(unquote(path)).replace("\\", "/").split("/")
+    )
+    decoded = posixpath.normpath("/" + plain.lstrip("/"))
     parts = [part for part in decoded.split("/") if part not in {"", "v1"}]
     return bool(parts) and parts[0].lower() == "internal"
