@@ -218,7 +218,9 @@ class WaitingQueue:
         line.move_to_end(place.key.project_id)
 
     def _count_of(self, deployment_id: str) -> int:
-        line = self._lines.get(deployment_id, {})
+        line = self._lines.get(deployment_id)
+        if line is None:
+            return 0
         return sum(len(waiters) for keys in line.values() for waiters in keys.values())
 
     def _yield_to(self, project_id: str) -> bool:

@@ -62,28 +62,28 @@ TOKENS: Final = Metric(
     "tokens as metered; kind is prompt, completion or cached (a part of prompt)",
     (*_MODEL, "kind"),
 )
-DURATION: Final = Metric(
+DURATION: Final[Metric] = Metric(
     _P + "request_duration_seconds",
     Kind.HISTOGRAM,
     "from the admission of a request to the end of its reply",
     _MODEL,
     _DURATION_S,
 )
-FIRST_TOKEN: Final = Metric(
+FIRST_TOKEN: Final[Metric] = Metric(
     _P + "time_to_first_token_seconds",
     Kind.HISTOGRAM,
     "streams: from the admission of a request to the first byte of the engine's reply",
     _MODEL,
     _FIRST_TOKEN_S,
 )
-INTER_TOKEN: Final = Metric(
+INTER_TOKEN: Final[Metric] = Metric(
     _P + "inter_token_seconds",
     Kind.HISTOGRAM,
     "streams of two tokens or more: mean time between two tokens, one observation per stream",
     _MODEL,
     _INTER_TOKEN_S,
 )
-QUEUE_WAIT: Final = Metric(
+QUEUE_WAIT: Final[Metric] = Metric(
     _P + "queue_wait_seconds",
     Kind.HISTOGRAM,
     "how long requests waited for a limit or a replica; those that did not wait do not count",
