@@ -149,6 +149,9 @@ def gateway(
     ] = False,
 ) -> None:
     """Run one gateway: authenticate, route, stream and meter requests."""
+    if (control is None) is (route_table is None):
+        msg = "a gateway takes either --control URL or --route-table FILE"
+        raise typer.BadParameter(msg)
     _run(
         "tramontane.processes.gateway", home, fd, host, port, control, name, route_table, reuse_port
     )

@@ -20,7 +20,12 @@ OBJECT_CALLS = [found for found in CALLS if found.label != "chat"]  # which answ
 
 def arguments_of(found: Found) -> list[str]:
     """Return a command line for ``found`` with its arguments and what it cannot do without."""
-    extra = {"deployments-create": ["--model", "m"], "deployments-update": ["--replicas", "2"]}
+    extra = {
+        "deployments-create": ["--model", "m"],
+        "deployments-update": ["--replicas", "2"],
+        "deployments-autoscale": ["--max", "2", "--requests", "8"],
+        "deployments-canary": ["--percent", "10"],
+    }
     ask = ["--message", "hello"] if found.label == "chat" else []
     given = [VALUES.get(argument, "thing") for argument in found.arguments]
     return [*found.words, *given, *extra.get(found.label, []), *ask]
@@ -136,7 +141,8 @@ def test_nobody_there(command_line: CommandLine) -> None:
         (["whoami", "--nonsense"], "No such option: --nonsense"),
         (["whoami", "more"], "unexpected extra argument"),
         (["up", "--port", "99999"], "Invalid value for '--port'"),
-        (["gateway"], "Missing option '--control'"),
+        (["gateway"], "--control URL or --route-table FILE"),
+        (["gateway", "--control", "http://c", "--route-table", "f"], "--control URL or"),
         (["whoami", "--base-url", "nonsense"], "the base URL must look like http://HOST:PORT/v1"),
         (["whoami", "--api-key", "a b"], "the API key must be printable ASCII"),
     ],

@@ -29,6 +29,7 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
             "control": "http://c",
             "name": "gw",
             "route_table": None,
+            "shares_port": False,
         },
     ),
     (
@@ -41,6 +42,7 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
             "control": None,
             "name": None,
             "route_table": Path("t.json"),
+            "shares_port": False,
         },
     ),
     ("plan --snapshot s.json", {"snapshot": Path("s.json"), "home": None}),

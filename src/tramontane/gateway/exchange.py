@@ -490,12 +490,7 @@ class Exchange:
         return data.replace(b'"model": ' + theirs, b'"model": ' + ours)
 
     def _stream_head(self) -> bytes:
-        return b"%b%b%b%bx-request-id: %b\r\n%b%b\r\n" % (
-            replies.status_line(200),
-            self._gateway.date,
-            replies.STREAM_TYPE,
-            self._limit_lines(),
-            self._request.id.encode(),
-            self._client.closing_line(),
-            b"" if self._request.is_http_10 else replies.CHUNKED,
-        )
+        lines = self._limit_lines() + self._client.closing_line()
+        request = self._request
+        is_chunked = not request.is_http_10
+        return replies.stream_head(self._gateway.date, lines, request.id, is_chunked=is_chunked)

@@ -51,6 +51,20 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
+def stream_head(date: bytes, lines: bytes, request_id: str, *, is_chunked: bool) -> bytes:
+    """Return the head of a reply that comes as server-sent events; ``lines`` are further ones."""
+    framing = CHUNKED if is_chunked else b""
+    rid = request_id.encode()
+    return b"%b%b%b%bx-request-id: %b\r\n%b\r\n" % (
+        status_line(200),
+        date,
+        STREAM_TYPE,
+        lines,
+        rid,
+        framing,
+    )
+
+
 def error(refusal: Refusal, dialect: Dialect) -> tuple[int, bytes, bytes]:
     """Return status, header lines and body of a refusal in the caller's dialect."""
     status = errors.status_of(refusal.code, dialect)
