@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from tramontane.gateway.client.connection import ClientConnection
     from tramontane.gateway.client.request import Request
+    from tramontane.gateway.responses.background import Absent
 
 LOG: Final = logging.getLogger("tramontane.gateway")
 
@@ -111,7 +112,7 @@ class Gateway:
         self._is_flush_due = False
         self.is_draining = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._clients: set[ClientConnection] = set()
+        self._clients: set[ClientConnection | Absent] = set()
         self._leaving: list[Replica] = []  # gone from the table, connections still ending
         self._ids = RequestIds(os.urandom)
         self._probe = Probe(self)
@@ -149,7 +150,7 @@ class Gateway:
         if self.index is not None:
             self.demand.wake(self.index.traffic.values(), self.loop.time())
 
-    def add_client(self, client: "ClientConnection") -> bool:
+    def add_client(self, client: "ClientConnection | Absent") -> bool:
         """Take a connection in; False when there are too many.
 
         One that was accepted just before we began to leave gets its reply too.
@@ -184,7 +185,7 @@ class Gateway:
         """Return what connections to replicas begin TLS with, or None for plain ones."""
         return self.replica_tls.context if self.replica_tls is not None else None
 
-    def remove_client(self, client: "ClientConnection") -> None:
+    def remove_client(self, client: "ClientConnection | Absent") -> None:
         """Forget a connection that has ended."""
         self._clients.discard(client)
 
@@ -257,7 +258,7 @@ class Gateway:
 
     def refuse(
         self,
-        client: "ClientConnection",
+        client: "ClientConnection | Absent",
         request: "Request",
         refusal: Refusal,
         further_lines: bytes = b"",

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tramontane.gateway.client.connection import ClientConnection
     from tramontane.gateway.client.request import Request
     from tramontane.gateway.dispatch import Gateway
+    from tramontane.gateway.responses.background import Absent
 
 _STREAM: Final = b"text/event-stream"
 _COMMENT: Final = b": keep-alive\n\n"
@@ -78,7 +79,7 @@ class Exchange:
         endpoint: Endpoint,
     ) -> None:
         self._gateway = gateway
-        self._client = client
+        self._client: ClientConnection | Absent = client
         self._request = request
         self._endpoint = endpoint
         self._chunks: list[bytes] = []

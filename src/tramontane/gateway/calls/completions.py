@@ -98,9 +98,10 @@ class FimCall(Call):
         """Return the text before the gap."""
         return self._asked.prompt
 
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
-        asked: FimForm = self._asked
+    def __init__(
+        self, endpoint: Endpoint, raw: bytes, asked: Any, value: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(endpoint, raw, asked, value)
         if self._value is not None:  # other fields would reach the engine without any bound
             own = {name: self._value[name] for name in _FIM_FIELDS if name in self._value}
             self._value, self._raw = own, orjson.dumps(own)

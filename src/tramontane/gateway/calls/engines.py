@@ -62,6 +62,9 @@ _NOWHERE: Final = {
 }
 
 
+_FETCHED: Final = ("image_url", "audio_url", "video_url", "input_image", "file_url")
+
+
 def refused_chat(asked: ChatForm) -> Refusal | None:
     """Return why no engine can answer this chat as it was asked, or None."""
     if (
@@ -77,9 +80,29 @@ def refused_chat(asked: ChatForm) -> Refusal | None:
         return _unsupported(name, f"no model here does that: {instead}")
     if asked.modalities is not None and set(asked.modalities) - {"text"}:
         return _unsupported("modalities", 'no model here makes anything but text: send ["text"]')
+    for message in asked.messages:
+        if type(message.content) is list:
+            refusal = _fetched(message.content)
+            if refusal is not None:
+                return refusal
     if asked.tool_choice is None and asked.response_format is None:
         return None
     return _wrong_tools(asked) or _wrong_format(asked)
+
+
+def _fetched(parts: list[Any]) -> Refusal | None:
+    """Refuse what an engine would fetch by itself: from inside the operator's network."""
+    for part in parts:
+        if not isinstance(part, dict):
+            continue
+        for name in _FETCHED:
+            held = part.get(name)
+            url = held.get("url") if isinstance(held, dict) else held
+            if isinstance(url, str) and not url[:5].lower().startswith("data:"):
+                return _unsupported(
+                    "messages", f"{name} is not fetched from elsewhere: send it as a data: URL"
+                )
+    return None
 
 
 def _wrong_tools(asked: ChatForm) -> Refusal | None:

@@ -108,6 +108,18 @@ class Request:
         request.has_body = request.is_complete = True
         return request
 
+    def apart(self) -> "Request":
+        """Return a copy, which goes on when the client has the reply to this one."""
+        request = self.again(self.since, self.length or 0)
+        request.length = self.length
+        request.id = self.id
+        request.trace = self.trace
+        request.trace_lines = self.trace_lines
+        request.has_reply = self.has_reply
+        request.is_http_10 = self.is_http_10
+        request.keeps_alive = self.keeps_alive
+        return request
+
     @property
     def can_come_again(self) -> bool:
         """Tell whether the head is all that a further request with the same head needs."""

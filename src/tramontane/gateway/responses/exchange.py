@@ -8,9 +8,8 @@ What is stored is stored before the client's last byte, so it can be read right 
 could not be stored after all, the last bytes say ``"store": false``.
 """
 
-import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import orjson
 
@@ -36,9 +35,6 @@ from tramontane.gateway.responses.stored import (
 )
 from tramontane.gateway.routes import RouteIndex
 from tramontane.wire import errors
-
-if TYPE_CHECKING:
-    from tramontane.gateway.client.connection import ClientConnection
 
 _STOPPED = "the gateway stopped before the answer was there: ask again"
 
@@ -133,9 +129,9 @@ class ResponsesExchange(Exchange):
             self._refuse(refusal)
             return
         client, request = self._client, self._request
-        self._request = copy.copy(request)
+        self._request = request.apart()
         absent = Absent(self._request, self, self._on_refused_late, self._on_gateway_stops)
-        self._client = cast("ClientConnection", absent)
+        self._client = absent
         self._is_detached = True
         client.reply(200, replies.JSON_TYPE + self._limit_lines(), orjson.dumps(queued))
         if self._gateway.stored is not None:
