@@ -221,3 +221,25 @@ def test_the_most_that_a_request_can_generate_is_reserved(fields: dict, most: in
     call = read_call(CHAT, json.dumps(chat_body(**fields)).encode())
     assert isinstance(call, Call)
     assert call.completion_tokens_max(2048) == most
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://169.254.169.254/latest", "https://a.example/x.png", "file:///etc/passwd", "//a/b"],
+)
+@pytest.mark.parametrize("is_object", [True, False])
+def test_an_engine_is_not_sent_to_fetch_anything(url: str, is_object: bool) -> None:
+    part = {"type": "image_url", "image_url": {"url": url} if is_object else url}
+    message = {"role": "user", "content": [{"type": "text", "text": "look"}, part]}
+    refusal = read_call(CHAT, json.dumps({"model": "m", "messages": [message]}).encode())
+    assert isinstance(refusal, Refusal)
+    assert refusal.code is Code.UNSUPPORTED_BY_ENGINE
+    assert url not in refusal.message
+
+
+def test_an_image_in_the_request_itself_is_the_engines_matter() -> None:
+    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    message = {"role": "user", "content": [part]}
+    call = read_call(CHAT, json.dumps({"model": "m", "messages": [message]}).encode())
+    assert isinstance(call, Call)
+    assert call.refused_by(make_route([], engine="vllm")) is None
