@@ -280,14 +280,39 @@ def test_a_kept_connection_that_the_engine_closed_costs_no_request(
     assert len(engine.ids) == 40
 
 
-def test_connections_to_an_engine_are_kept(gateway: GatewayThread, engine: StubEngine):
-    gateway.chat()
-    before = engine.connections
-    for _ in range(10):
+def test_connections_to_an_engine_are_kept(tmp_path: Path):
+    with (
+        StubEngine() as engine,
+        StubControl(make_table(make_route([engine.address]))) as control,
+        GatewayThread(tmp_path / "gw", control.url) as gateway,
+    ):
+        gateway.wait_ready()
         gateway.chat()
-        gateway.stream()
-    # One more is allowed: a machine that stalls for the seconds that an idle one may live.
-    assert engine.connections <= before + 1
+        before = engine.connections
+        for _ in range(10):
+            gateway.chat()
+            gateway.stream()
+        # One more is allowed: a machine that stalls for the seconds that an idle one may live.
+        assert engine.connections <= before + 1
+
+
+def test_an_engine_that_hangs_up_after_streams_is_found_out(tmp_path: Path):
+    with (
+        StubEngine() as engine,
+        StubControl(make_table(make_route([engine.address]))) as control,
+        GatewayThread(tmp_path / "gw", control.url) as gateway,
+    ):
+        gateway.wait_ready()
+        for _ in range(20):  # a stalled machine takes the hang-up for one of age
+            gateway.stream()
+            engine.drop_connections()
+            assert gateway.chat().status_code == 200
+            before = engine.connections
+            gateway.stream()
+            gateway.chat()
+            if engine.connections == before + 1:
+                return  # it is not kept after a stream any more
+        pytest.fail("connections are kept although the engine hangs up")
 
 
 @pytest.mark.slow

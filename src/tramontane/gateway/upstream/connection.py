@@ -207,7 +207,8 @@ class UpstreamConnection(asyncio.Protocol):
             replica.ending.discard(self)
         is_unused = not self.has_reply
         is_keepable = is_unused or (
-            self._is_keepable and not (self.was_stream and replica.hangs_up_after_streams)
+            self._is_keepable
+            and not (self.was_stream and self._loop_time() < replica.hangs_up_until)
         )
         if replica.is_retired or not is_keepable or not self.is_usable:
             self.close()
@@ -233,7 +234,7 @@ class UpstreamConnection(asyncio.Protocol):
     def note_hang_up(self) -> None:
         """Learn from a kept connection that the engine closed: the next ones are not kept."""
         if self.was_stream and self.replica is not None:
-            self.replica.hangs_up_after_streams = True
+            self.replica.note_hang_up(self._loop_time())
 
     def close(self) -> None:
         """End the connection at once; an engine stops working on what was asked."""

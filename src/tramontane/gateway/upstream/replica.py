@@ -1,12 +1,16 @@
 """A replica as a gateway sees it: its load, its kept connections, and how it has behaved."""
 
 from array import array
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tramontane.gateway.calls.bodies import UPSTREAM_PATHS
 
 if TYPE_CHECKING:
     from tramontane.gateway.upstream.connection import UpstreamConnection
+
+_HABIT: Final = 3  # connections closed right after a stream, each within _HABIT_S of the other
+_HABIT_S: Final = 60.0
+_BELIEVED_S: Final = 600.0  # an engine that crashed midway once is not like that for ever
 
 
 class Replica:
@@ -26,9 +30,11 @@ class Replica:
         "ending",
         "failures",
         "faults",
-        "hangs_up_after_streams",
+        "hang_ups",
+        "hangs_up_until",
         "heads",
         "host",
+        "hung_up_at",
         "id",
         "idle",
         "inflight",
@@ -59,7 +65,9 @@ class Replica:
         self.eject_s = 0.0
         self.ejected_s = 0.0
         self.points: array[int] = array("I")
-        self.hangs_up_after_streams = False  # llama.cpp does, and does not announce it
+        self.hangs_up_until = 0.0  # after a stream: llama.cpp does, and does not announce it
+        self.hang_ups = 0
+        self.hung_up_at = 0.0
         self.idle: list[UpstreamConnection] = []  # the last used one is the first reused
         self.ending: set[UpstreamConnection] = set()  # answered; their last bytes are on the way
         self.heads = {
@@ -69,6 +77,13 @@ class Replica:
             ).encode()
             for path in UPSTREAM_PATHS
         }
+
+    def note_hang_up(self, now: float) -> None:
+        """Count a kept connection that it closed right after a stream; it may be a habit."""
+        self.hang_ups = self.hang_ups + 1 if now - self.hung_up_at < _HABIT_S else 1
+        self.hung_up_at = now
+        if self.hang_ups >= _HABIT:
+            self.hangs_up_until = now + _BELIEVED_S
 
     def take_idle(self) -> "UpstreamConnection | None":
         """Return a kept connection that is still open, or None."""
