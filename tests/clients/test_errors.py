@@ -71,7 +71,7 @@ def test_openai_no_replica(client: str, step: str, results_of: ResultsOf) -> Non
     assert seen["status"] == 503
     assert seen["code"]
     assert "resting" in seen["message"]
-    assert int(seen["retry-after"]) > 0
+    assert seen["retry-after"] is None  # nothing is starting that one could wait for
 
 
 @openai_clients
@@ -133,4 +133,4 @@ def test_mistral_no_replica(client: str, step: str, results_of: ResultsOf) -> No
     assert seen["raised"] == "SDKError", seen
     assert seen["status"] == 503
     assert "resting" in seen["body"]
-    assert int(seen["retry-after"]) > 0
+    assert seen["retry-after"] is None  # nothing is starting that one could wait for

@@ -83,4 +83,4 @@ def test_mistrals_own_fields_and_paths(client: str, features_of: Features) -> No
     whole, streamed = found["completion"]["texts"]
     assert whole == streamed
     assert whole
-    assert "Infill is not supported" in found["no_filling_in"]
+    assert "filling in the middle" in found["no_filling_in"]

@@ -124,7 +124,7 @@ def _watched(switches: int, pieces: Sequence[bytes]) -> tuple[bytes | None, Stre
         FORMS[(switches >> 1) % len(FORMS)],
         lead=1,
         event_bytes_max=EVENT_BYTES_MAX,
-        calls=GatheredCalls("req_fuzz") if switches & 8 else None,
+        calls=GatheredCalls() if switches & 8 else None,
         has_running_usage=bool(switches & 16),
     )
     out: list[bytes] = []
