@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install
 # One line a package is the progress; warnings and errors come on stderr as always.
 SHOW := sed -un 's/^Collecting \([^ ]*\).*/  \1/p'
 
-.PHONY: help up test check lint types fast sim fuzz soak golden bench-gateway lock debian clean
+.PHONY: help up test check lint types fast sim fuzz soak golden compiled bench-gateway lock debian clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ soak: $(DEV_STAMP) ## Half an hour of mixed load with faults, everything account
 golden: $(DEV_STAMP) ## Rewrite the golden files; review the diff before you commit it
 	@TRAMONTANE_GOLDEN=1 $(MAKE) --no-print-directory fast
 	@git status --short tests/golden
+
+compiled: $(DEV_STAMP) ## Compile the gateway's hot path into build/compiled (needs gcc; a minute): docs/howto/compiled-gateway.md
+	@bash .ci/compiled $(BIN)/python
 
 bench-gateway: $(DEV_STAMP) ## Measure the gateway side by side with its peers (ARGS=--quick, ARGS="--only nginx tramontane")
 	@bash bench/debian.sh

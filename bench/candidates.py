@@ -20,6 +20,8 @@ from bench import peers
 from bench.peers import MissingError
 
 EXAMPLE = Path(__file__).with_name("route-table.example.json")
+SOURCES = Path(__file__).parents[1] / "src"
+COMPILED = Path(__file__).parents[1] / "build" / "compiled"
 KEY = json.loads(EXAMPLE.read_text())["bench_key"]
 OTHER_KEY = "sk-bench-0123456789abcdef0123456789abcdef"
 
@@ -114,6 +116,18 @@ def tramontane(place: Place) -> Start:
     return Start(command, importlib.metadata.version("tramontane"))
 
 
+def tramontane_compiled(place: Place) -> Start:
+    """Return the same with its hot path compiled, as ``make compiled`` left it."""
+    if not COMPILED.is_dir():
+        msg = "build/compiled is not there; make compiled builds it"
+        raise MissingError(msg)
+    plain = tramontane(place)
+    newest = max(path.stat().st_mtime for path in SOURCES.rglob("*.py"))
+    is_older = newest > (COMPILED / "digest").stat().st_mtime
+    version = f"{plain.version}{', older than the sources' if is_older else ''}"
+    return Start(plain.command, version, environment={"PYTHONPATH": str(COMPILED)})
+
+
 def litellm(place: Place) -> Start:
     """Return the LiteLLM proxy: one worker, a master key, both upstreams under one name."""
     home = peers.folder("litellm")
@@ -164,6 +178,7 @@ CANDIDATES = (
     Candidate("nginx", nginx, kind="proxy"),
     Candidate("haproxy", haproxy, kind="proxy"),
     Candidate("tramontane", tramontane, kind="ours"),
+    Candidate("tramontane-compiled", tramontane_compiled, kind="ours"),
     Candidate(
         "vllm-router", _router("vllm-router", "vllm_router.launch_router"), kind="rust router"
     ),

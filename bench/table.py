@@ -109,10 +109,20 @@ def _prompts(results: Results) -> str:
 
 
 def _verdict(results: Results) -> str:
-    """Return what was asked of our gateway, and what was found."""
-    ours = _value(results, "tramontane", "whole 256", "requests")
-    chunk = _value(results, "tramontane", "stream 256", "events")
-    rust = [name for name, kind in results["kinds"].items() if kind == "rust router"]
+    """Return what was asked of our gateway, and what was found of each form of it."""
+    ours = [name for name, kind in results["kinds"].items() if kind == "ours"]
+    found = [(name, _found(results, name)) for name in ours]
+    return "\n\n".join(
+        f"What was asked, and what this run found of `{name}`:\n\n" + "\n".join(lines)
+        for name, lines in found
+        if lines
+    )
+
+
+def _found(results: Results, name: str) -> list[str]:
+    ours = _value(results, name, "whole 256", "requests")
+    chunk = _value(results, name, "stream 256", "events")
+    rust = [each for each, kind in results["kinds"].items() if kind == "rust router"]
     lines = []
     if ours is not None:
         lines.append(f"* Non-streaming at 256 connections: {ours:.0f} µs (asked: at most 50)")
@@ -123,12 +133,12 @@ def _verdict(results: Results) -> str:
         lines.append(f"* Streaming at 256 connections: {chunk:.1f} µs per chunk")
         lines += _against(results, chunk, ["haproxy"], "stream 256", "events", "at most 1.4x")
         lines += _against(results, chunk, rust, "stream 256", "events", "at most 1x")
-        added = _added(results, "tramontane", "stream 256", "ttft_p50_ms", "ttft_p99_ms")
+        added = _added(results, name, "stream 256", "ttft_p50_ms", "ttft_p99_ms")
         lines.append(f"* Added TTFT p50 / p99: {added} ms (asked: at most 0.4 / 2)")
-    rss = _median(results, "tramontane", "stream 1024", lambda one: one["rss_mb"])
+    rss = _median(results, name, "stream 1024", lambda one: one["rss_mb"])
     if rss is not None:
         lines.append(f"* Memory at 1,024 streams: {rss:.0f} MB (asked: at most 80)")
-    return "What was asked, and what this run found:\n\n" + "\n".join(lines) if lines else ""
+    return lines
 
 
 def _against(  # noqa: PLR0917 - one sentence

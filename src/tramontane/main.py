@@ -10,6 +10,7 @@ import importlib
 import io
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Final, NoReturn
@@ -88,11 +89,17 @@ def root(
 ) -> None:
     """Turn GPU machines and Slurm clusters into a sovereign AI cloud."""
     if version:
-        typer.echo(f"tramontane {__version__}")
+        typer.echo(f"tramontane {__version__}{_told_of_the_build()}")
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
         raise typer.Exit(ExitCode.USAGE)
+
+
+def _told_of_the_build() -> str:
+    found = find_spec("tramontane.gateway.exchange")
+    is_compiled = found is not None and not str(found.origin).endswith(".py")
+    return ", the gateway compiled" if is_compiled else ""
 
 
 @app.command("up", epilog=EPILOG)

@@ -65,6 +65,17 @@ def test_what_was_asked_is_held_against_what_was_found():
     assert "litellm" not in text
 
 
+def test_each_form_of_ours_has_its_verdict():
+    kinds = RESULTS["kinds"] | {"tramontane-compiled": "ours"}
+    found = RESULTS["results"] | {"tramontane-compiled": {"whole 256": whole(30)}}
+    text = table.render(RESULTS | {"kinds": kinds, "results": found})
+    of_plain, of_compiled = text.split("found of `")[1:]
+    assert of_plain.startswith("tramontane`:")
+    assert "44 µs" in of_plain
+    assert of_compiled.startswith("tramontane-compiled`:")
+    assert "1.50x of nginx" in of_compiled
+
+
 def test_prose_around_the_tables_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     page = tmp_path / "page.md"
     page.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")

@@ -50,8 +50,8 @@ class Stream:
             writer.close()
 
 
-async def all_until_killed(gateway: GatewayProcess) -> list[Stream]:
-    streams = [Stream() for _ in range(STREAMS)]
+async def all_until_killed(gateway: GatewayProcess, count: int = STREAMS) -> list[Stream]:
+    streams = [Stream() for _ in range(count)]
     reading = [asyncio.create_task(stream.read(gateway.port)) for stream in streams]
     async with asyncio.timeout(40):
         while any(stream.tokens < 2 for stream in streams):

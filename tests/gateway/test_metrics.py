@@ -110,7 +110,8 @@ def test_it_counts_what_happened(own: tuple[GatewayThread, StubEngine, StubContr
     assert page.value(P + "control_plane_age_seconds") < 5
     assert page.value(P + "connections") >= 1
     assert page.value(P + "draining") == 0
-    assert page.value(P + "info", gateway="gw", version=page.label(P + "info", "version")) == 1
+    version, build = page.label(P + "info", "version"), page.label(P + "info", "build")
+    assert page.value(P + "info", gateway="gw", version=version, build=build) == 1
     assert page.value("process_resident_memory_bytes") > 1e6
     # Nothing of a model that does not exist, whatever strangers ask for.
     assert "absent" not in page.text

@@ -108,7 +108,8 @@ def _load_pair(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
 
 def _reason(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
-        return (error.reason or "not PEM").lower().replace("_", " ")
+        reason: str | None = getattr(error, "reason", None)  # None, whatever its type says
+        return (reason or "not PEM").lower().replace("_", " ")
     return (error.strerror or str(error)).lower()
 
 

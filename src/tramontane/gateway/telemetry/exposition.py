@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from tramontane.gateway.telemetry import names
+from tramontane.gateway.telemetry import series as series_module
 from tramontane.gateway.telemetry.names import METRICS, Metric
 from tramontane.gateway.telemetry.registry import Telemetry
 from tramontane.gateway.telemetry.series import RouteSeries
@@ -20,13 +21,17 @@ CONTENT_TYPE: Final = b"content-type: text/plain; version=0.0.4; charset=utf-8\r
 _SERIES_PER_STEP: Final = 8  # some 0.3 ms of work
 _PAGE_BYTES: Final = resource.getpagesize()
 _STARTED_S: Final = time.time()
+# All of the hot path is compiled, or nothing (setup.py).
+_BUILD: Final = "interpreted" if str(series_module.__file__).endswith(".py") else "compiled"
 _CLASSES: Final = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
 
 
 def steps(telemetry: Telemetry) -> Iterator[bytes]:
     """Yield empty pieces while the page is being made, then the page as the last piece."""
     lines: dict[str, list[str]] = {metric.name: [] for metric in METRICS}
-    info = _labels(("gateway", telemetry.gateway), ("version", telemetry.version))
+    info = _labels(
+        ("gateway", telemetry.gateway), ("version", telemetry.version), ("build", _BUILD)
+    )
     lines[names.INFO.name].append(_line(names.INFO.name, info, 1))
     for code, count in telemetry.refusals.items():
         _add(lines, names.REFUSALS, _labels(("code", code)), count)

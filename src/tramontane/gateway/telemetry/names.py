@@ -48,7 +48,12 @@ _INTER_TOKEN_S: Final = (
 # The start of a replica takes seconds to minutes.
 _QUEUE_S: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
-INFO: Final = Metric(_P + "info", Kind.GAUGE, "always 1; says who answers", ("gateway", "version"))
+INFO: Final = Metric(
+    _P + "info",
+    Kind.GAUGE,
+    "always 1; says who answers; build is interpreted or compiled",
+    ("gateway", "version", "build"),
+)
 REQUESTS: Final = Metric(
     _P + "requests_total",
     Kind.COUNTER,

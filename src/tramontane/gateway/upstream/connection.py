@@ -44,7 +44,8 @@ async def dial(
         msg = f"no connection within {connect_s:g} s"
         raise DialError(msg) from error
     except ssl.SSLError as error:
-        why = getattr(error, "verify_message", "") or error.reason or "it failed"
+        reason: str | None = getattr(error, "reason", None)  # None, whatever its type says
+        why: str = getattr(error, "verify_message", "") or reason or "it failed"
         raise DialError(f"no TLS: {why.lower().replace('_', ' ')}") from error
     except OSError as error:
         raise DialError(os.strerror(error.errno).lower() if error.errno else str(error)) from error
