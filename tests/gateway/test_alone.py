@@ -43,6 +43,8 @@ from tramontane.gateway.routes import TableError
 from tramontane.processes.gateway import Alone
 from tramontane.runtime.clock import SystemClock
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "bench" / "route-table.example.json"
 LIMIT = {"id": "lim_a", "scope": "project", "subject_id": "prj_a"}

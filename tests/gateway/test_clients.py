@@ -11,6 +11,8 @@ from tests.support.stub_control import StubControl
 from tests.support.stub_engine import Seen, StubEngine
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.slow
+
 CHAT = "/v1/chat/completions"
 
 

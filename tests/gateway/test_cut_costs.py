@@ -13,6 +13,8 @@ from tests.support.stub_control import StubControl
 from tests.support.stub_engine import StubEngine
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[StubEngine]:

@@ -30,6 +30,8 @@ from tests.support.stub_control import StubControl
 from tests.support.stub_engine import StubEngine
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.slow
+
 CHAT = "/v1/chat/completions"
 
 

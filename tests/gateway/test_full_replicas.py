@@ -5,11 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.support.gateway import QUICK, GatewayThread, make_route, make_table
 from tests.support.stub_control import StubControl
 from tests.support.stub_engine import StubEngine
 from tests.support.waiting import until
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_full_replica_takes_no_more(engine: StubEngine, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from tests.support.stub_control import StubControl
 from tests.support.stub_engine import StubEngine
 from tramontane.domain import tenancy
 
+pytestmark = pytest.mark.slow
+
 CHAT = "/v1/chat/completions"
 GOOD = json.dumps(chat_body()).encode()
 AUTH = f"Authorization: Bearer {MEMBER_KEY}\r\n"

@@ -24,6 +24,8 @@ from tests.support.waiting import until
 from tramontane.gateway import routes
 from tramontane.processes import gateway as process
 
+pytestmark = pytest.mark.slow
+
 
 def reason_of(gateway: GatewayThread) -> str:
     with gateway.client(None) as client:

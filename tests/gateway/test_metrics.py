@@ -33,6 +33,8 @@ from tramontane.gateway.telemetry import exposition
 from tramontane.gateway.telemetry.names import METRICS
 from tramontane.gateway.telemetry.registry import OTHER, Telemetry
 
+pytestmark = pytest.mark.slow
+
 P = "tramontane_gateway_"
 DEMO = {"project": PROJECT, "model": MODEL}
 

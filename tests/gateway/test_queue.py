@@ -35,6 +35,8 @@ from tests.support.waiting import until
 from tramontane.domain.routing import Route
 from tramontane.gateway.limits import Limits
 
+pytestmark = pytest.mark.slow
+
 CHAT = "/v1/chat/completions"
 PATIENT = replace(QUICK, queue_s_min=20.0)
 

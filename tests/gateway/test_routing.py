@@ -8,6 +8,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from tests.gateway.test_engines import free_port
 from tests.support.gateway import QUICK, GatewayThread, make_route, make_table
 from tests.support.stub_control import StubControl
@@ -15,6 +17,8 @@ from tests.support.stub_engine import SECRET, StubEngine
 from tests.support.waiting import until
 from tramontane.domain.routing import Route, RouteReplica
 from tramontane.gateway.limits import Limits
+
+pytestmark = pytest.mark.slow
 
 CANARY = "dep_" + "c" * 20
 

@@ -9,6 +9,8 @@ from tests.support.gateway import MODEL, QUICK, GatewayThread, data_of, make_rou
 from tests.support.stub_control import StubControl
 from tests.support.stub_engine import StubEngine
 
+pytestmark = pytest.mark.slow
+
 COMMENT = ": keep-alive\n\n"
 LIMITS = replace(QUICK, first_byte_s=5.0, first_comment_s=0.3, comment_s=0.15)
 

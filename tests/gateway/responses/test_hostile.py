@@ -17,6 +17,8 @@ from tramontane.gateway.calls.responses.form import Asked
 from tramontane.gateway.calls.stream import EventTooLargeError
 from tramontane.gateway.calls.usage import MalformedReplyError
 
+pytestmark = pytest.mark.slow
+
 SCALARS = (
     st.none()
     | st.booleans()

@@ -21,6 +21,8 @@ from tests.support.stub_control import StubControl
 from tests.support.stub_engine import StubEngine
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def own_control(engine: StubEngine) -> Iterator[StubControl]:

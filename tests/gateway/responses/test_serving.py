@@ -17,6 +17,8 @@ from tests.support.stub_control import StubControl
 from tests.support.stub_engine import StubEngine
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.slow
+
 PATH = "/v1/responses"
 
 
