@@ -17,13 +17,15 @@ from tests.support.gateway import (
 from tests.support.stub_control import StubControl
 from tests.support.stub_engine import StubEngine
 from tests.support.waiting import until
+from tramontane.domain.spending.limits import Limit, LimitScope
 
 
 def test_one_more_than_allowed_is_told_to_come_back(engine: StubEngine, tmp_path: Path) -> None:
     keys = make_keys()
     hashed = key_hash(MEMBER_KEY)
-    keys[hashed] = replace(keys[hashed], requests_in_flight_max=1)
-    table = make_table(make_route([engine.address]), keys=keys)
+    keys[hashed] = key = replace(keys[hashed], limit_ids=("lim_1",))
+    limit = Limit("lim_1", LimitScope.API_KEY, key.id, requests_in_flight_max=1)
+    table = make_table(make_route([engine.address]), keys=keys, limits={limit.id: limit})
     with StubControl(table) as control, GatewayThread(tmp_path / "gw", control.url) as gateway:
         gateway.wait_ready()
         waiting: list[httpx.Response] = []

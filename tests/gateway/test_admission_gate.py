@@ -227,22 +227,6 @@ def test_requests_in_flight_beyond_the_limit_are_refused_at_once_where_all_are_k
     assert later.is_in
 
 
-def test_the_bound_of_a_key_counts_on_each_gateway_without_asking_anybody():
-    world = World()
-    gate = world.gate("a")
-    key = make_key(requests_in_flight_max=2)
-    asked = [gate.ask(key) for _ in range(3)]
-    assert [item.is_in for item in asked] == [True, True, False]
-    asked[0].end()
-    assert gate.ask(key).is_in
-    wider = replace(key, requests_in_flight_max=3)
-    assert gate.ask(wider).is_in
-    assert not gate.ask(wider).is_in
-    gate.apply(world.limits)  # a new table forgets nobody
-    assert not gate.ask(wider).is_in
-    assert world.reports == []
-
-
 PRICES = Prices(prompt_micro=1_000_000, completion_micro=3_000_000)  # 1 and 3 euros a million
 
 

@@ -27,7 +27,6 @@ class RouteKey:
     organization_id: str
     role: Role
     expires_at_ms: int | None = None
-    requests_in_flight_max: int | None = None
     limit_ids: tuple[str, ...] = ()
     models: tuple[str, ...] | None = None
     blocked: str | None = None

@@ -51,15 +51,6 @@ def not_metered(why: str) -> Refusal:
     return Refusal(Code.UNAVAILABLE, message, retry_after_s=_RETRY_AFTER_S)
 
 
-def too_many_in_flight(allowed: int) -> Refusal:
-    """Return the refusal of a key that has as many requests open as it may."""
-    message = (
-        f"this key may have {allowed} requests in flight at a time and has; "
-        "wait for one to end, or ask for a key with a higher bound"
-    )
-    return Refusal(Code.RATE_LIMIT_EXCEEDED, message, retry_after_s=1)
-
-
 def model_not_allowed(model: str) -> Refusal:
     """Return the refusal of a model that the key may not call."""
     message = (

@@ -16,7 +16,7 @@ from tramontane.domain.spending.pricing import cost_nano
 from tramontane.domain.spending.slices import bound_of
 from tramontane.gateway import refusals
 from tramontane.gateway.admission import headers, verdicts
-from tramontane.gateway.admission.held import NEVER, Binding, Held
+from tramontane.gateway.admission.held import Binding, Held
 from tramontane.gateway.admission.leases import Leases
 from tramontane.gateway.admission.ticket import UNLIMITED, Demand, Ticket, Waiter
 from tramontane.gateway.admission.waiting import Queue, Waiting
@@ -24,7 +24,6 @@ from tramontane.gateway.limits import Limits
 
 _CROWD = 128  # with more who wait, looking at all of them takes a good part of a millisecond:
 _CROWD_PAUSE_S = 0.005  # so once in so long, that one tenant's crowd takes no time from the others
-_OWN = ""  # the id of a limit that a key brings along: it counts on this gateway alone
 
 
 class Admission:
@@ -60,7 +59,7 @@ class Admission:
         """Admit a request, refuse it, or return None: ``waiter`` is told later."""
         if key.models is not None and route.model not in key.models:
             return refusals.model_not_allowed(route.model)
-        if not key.limit_ids and key.requests_in_flight_max is None:
+        if not key.limit_ids:
             return UNLIMITED
         binding = self._bindings.get((key.id, route.model))
         if binding is None or binding.key is not key:
@@ -106,10 +105,6 @@ class Admission:
         self._bindings.clear()
         for place, held in list(self._slices.items()):
             limit_id, meter = place
-            if held.limit.id == _OWN:
-                if not held.used:
-                    del self._slices[place]
-                continue
             if held.limit == table.limits.get(limit_id):
                 continue
             limit = table.limits.get(limit_id)
@@ -209,8 +204,6 @@ class Admission:
         return refusal
 
     def _why_not(self, held: Held, waiting: Waiting, now: float, *, is_new: bool) -> Refusal | None:
-        if held.limit.id == _OWN:
-            return refusals.too_many_in_flight(held.bound)
         if held.meter is LimitMeter.BUDGET and waiting.cost > held.bound:
             return verdicts.never_fits(held.limit, waiting.cost)
         if self._leases.is_away:
@@ -287,15 +280,12 @@ class Admission:
         needs: dict[Held, int] = {}
         for waiting in self._queue:
             for held in waiting.binding.all:
-                if held.limit.id != _OWN:
-                    need = held.need(waiting.tokens, waiting.cost)
-                    needs[held] = needs.get(held, 0) + need
+                needs[held] = needs.get(held, 0) + held.need(waiting.tokens, waiting.cost)
         return needs
 
     def _share(self, waiting: Waiting, now: float) -> None:
         for held in waiting.binding.all:
-            is_short = held.free < held.need(waiting.tokens, waiting.cost)
-            if is_short and held.limit.id != _OWN:
+            if held.free < held.need(waiting.tokens, waiting.cost):
                 self._leases.take_share(held, now)
 
     # Looking after things.
@@ -313,10 +303,7 @@ class Admission:
     # Bindings.
 
     def _bind(self, key: RouteKey, model: str) -> Binding:
-        slices = list(self._slices_of(key, model))
-        if key.requests_in_flight_max is not None:
-            slices.append(self._own(key.id, key.requests_in_flight_max))
-        binding = Binding(key, model, tuple(slices), self._now)
+        binding = Binding(key, model, self._slices_of(key, model), self._now)
         if len(self._bindings) >= self._limits.bindings_max:
             self._bindings.clear()
         self._bindings[key.id, model] = binding
@@ -337,19 +324,6 @@ class Admission:
                     held = self._slices[limit_id, meter] = Held(limit, meter, bound)
                 found.append(held)
         return tuple(found)
-
-    def _own(self, key_id: str, bound: int) -> Held:
-        """Return the bound that a key brings along; it is counted here and leased by nobody."""
-        place = (_OWN + key_id, LimitMeter.IN_FLIGHT)
-        held = self._slices.get(place)
-        if held is None:
-            limit = Limit(_OWN, LimitScope.API_KEY, key_id, None, None, None, bound)
-            held = self._slices[place] = Held(limit, LimitMeter.IN_FLIGHT, bound)
-            held.free, held.ends_at = bound, NEVER
-        elif held.bound != bound:
-            held.free += bound - held.bound
-            held.bound = bound
-        return held
 
     def _rebind(self, keys: dict[str, RouteKey]) -> None:
         """Look at those that wait by the new table: keys may be gone, limits may be others."""

@@ -103,7 +103,6 @@ class Request:
         request.query = self.query
         request.authorization = self.authorization
         request.user_agent = self.user_agent
-        request.trace_headers = self.trace_headers
         request.length = request.body_bytes = length
         request.has_body = request.is_complete = True
         return request
@@ -113,6 +112,7 @@ class Request:
         request = self.again(self.since, self.length or 0)
         request.length = self.length
         request.id = self.id
+        request.trace_headers = self.trace_headers
         request.trace = self.trace
         request.trace_lines = self.trace_lines
         request.has_reply = self.has_reply
