@@ -69,8 +69,12 @@ def test_nothing_moderates_and_says_so(client: str, features_of: Features) -> No
 @pytest.mark.parametrize("client", OPENAI)
 def test_completions_echo_and_tell_log_probabilities(client: str, features_of: Features) -> None:
     found = features_of(client)["completion"]
+    assert len(found["texts"]) == 2
+    assert all(found["texts"])
     assert ["".join(tokens) for tokens in found["tokens"]] == found["texts"]
     assert found["echo"].startswith("What is")
+    assert len(found["echo"]) > len("What is")
+    assert len(features_of(client)["logprobs"]) == 2
     for token, raw, alternatives in features_of(client)["logprobs"]:
         assert bytes(raw).decode() == token
         assert alternatives == 2

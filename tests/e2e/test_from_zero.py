@@ -1,6 +1,7 @@
 """A deployment at zero replicas: the first request wakes it, a hundred at once are all answered."""
 
 import asyncio
+import json
 import time
 from collections.abc import Iterator
 
@@ -14,8 +15,10 @@ from tests.support.waiting import until
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 
 NAME = "sleeper"
-# On a quiet machine it is 0.9 s; here others may be at work too.
-FIRST_TOKEN_S_MAX = 8.0
+# The promise is 1.5 s, on a quiet machine it is 0.9 s; here others may be at work too, so it is
+# tried a few times and the best one counts.
+FIRST_TOKEN_S_MAX = 3.0
+TRIES = 4
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ def wait_for_zero(system: System) -> None:
 
 
 def first_token_s(system: System) -> float:
-    """Ask for a stream and return the seconds to its first bytes."""
+    """Ask for a stream and return the seconds to its first token: a comment is none."""
     body = {
         "model": NAME,
         "stream": True,
@@ -54,19 +57,40 @@ def first_token_s(system: System) -> float:
         client.stream("POST", "/chat/completions", json=body) as reply,
     ):
         assert reply.status_code == 200, reply.read()
-        pieces = reply.iter_bytes()
-        first = next(pieces)
-        took_s = time.monotonic() - began_s
-        assert b"".join([first, *pieces]).endswith(b"data: [DONE]\n\n")
+        took_s, lines = None, []
+        for line in reply.iter_lines():
+            lines.append(line)
+            if took_s is None and has_token(line):
+                took_s = time.monotonic() - began_s
+        assert lines[-2:] == ["data: [DONE]", ""], lines
+    assert took_s is not None, lines
     return took_s
+
+
+def has_token(line: str) -> bool:
+    """Tell whether a line of a stream brings a piece of the answer's text."""
+    if not line.startswith("data: {"):
+        return False
+    choices = json.loads(line.removeprefix("data: "))["choices"]
+    return any(choice["delta"].get("content") for choice in choices)
+
+
+def best_from_zero_s(system: System) -> float:
+    """Return the least time from a request at zero to its first token, of a few tries at most."""
+    best_s = float("inf")
+    for _ in range(TRIES):
+        wait_for_zero(system)
+        best_s = min(best_s, first_token_s(system))
+        if best_s < FIRST_TOKEN_S_MAX:
+            break
+    return best_s
 
 
 def test_the_first_request_wakes_it_and_a_hundred_at_once_succeed(
     system: System, sleeper: str
 ) -> None:
     until(lambda: system.chat(model=sleeper).status_code != 404, "its route")
-    wait_for_zero(system)
-    assert first_token_s(system) < FIRST_TOKEN_S_MAX
+    assert best_from_zero_s(system) < FIRST_TOKEN_S_MAX
     wait_for_zero(system)
     asks = [Ask(sleeper, is_stream=number % 2 == 0) for number in range(100)]
     load = Load(system.port, system.api_key, asks, 100)

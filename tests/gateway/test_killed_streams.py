@@ -73,6 +73,7 @@ def test_each_of_five_hundred_streams_is_counted_with_its_tokens(tmp_path: Path)
         gateway.start()
         gateway.wait_ready()
         until(lambda: len(control.events) >= STREAMS, "the events")
+        assert gateway.end(signal.SIGTERM) == 0  # and nothing more is on its way
         events = list(control.events.values())
         assert len(events) == STREAMS
         assert {event["request_id"] for event in events} == set(engine.ids)

@@ -208,6 +208,13 @@ def test_files_that_do_not_fit_stop_the_start_in_one_line(what: str, tmp_path: P
     assert str(pair.key) in done.stderr
 
 
+def knows_models(client: httpx.Client) -> bool:
+    try:
+        return client.get("/v1/models").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 def test_replicas_by_mutual_tls(tmp_path: Path):
     ca, others = Authority(tmp_path), Authority(tmp_path, "other-ca")
     theirs, ours = ca.sign("engine"), ca.sign("gateway")
@@ -246,7 +253,11 @@ def test_replicas_by_mutual_tls(tmp_path: Path):
         for number, variables in enumerate(refusing.values()):
             home = tmp_path / f"refused-{number}"
             with GatewayProcess(home, control.url, **variables) as gateway:
-                until(lambda: gateway.chat().status_code in {502, 503}, "a refusal")
+                with gateway.client() as client:  # without a route table it refuses for that
+                    until(lambda c=client: knows_models(c), "the route table")
+                refused = gateway.chat()
+                assert refused.status_code in {502, 503}, refused.text
+                assert "route table" not in refused.json()["message"]
         assert len(engine.requests) == seen
 
 

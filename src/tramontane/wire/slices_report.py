@@ -1,11 +1,14 @@
-"""How gateways ask the control plane for slices of limits: `domain.slices` as it travels."""
+"""How gateways ask the control plane for slices of limits.
 
-from typing import Annotated, Any, Final, Literal
+A domain `Report` comes in as `SlicesReport`; the `Reply` goes out as it is.
+"""
+
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from tramontane.domain.spending.limits import LimitMeter
-from tramontane.domain.spending.slices import Ask, Reply, Report
+from tramontane.domain.spending.slices import Ask, Report
 from tramontane.wire.cloud_types import Strict
 
 ASKS_MAX: Final = 1_000  # in one report; a gateway splits what is more
@@ -55,23 +58,3 @@ class SlicesReport(Strict):
             ),
             settled_holders=tuple(self.settled_holders),
         )
-
-
-def reply_body(reply: Reply) -> dict[str, Any]:
-    """Return the reply to a report as JSON."""
-    return {
-        "gateways": reply.gateways,
-        "grants": [
-            {
-                "limit_id": grant.limit_id,
-                "meter": grant.meter.value,
-                "granted": grant.granted,
-                "window": grant.window,
-                "expires_in_ms": grant.expires_in_ms,
-                "remaining": grant.remaining,
-                "bound": grant.bound,
-                "retry_in_ms": grant.retry_in_ms,
-            }
-            for grant in reply.grants
-        ],
-    }

@@ -69,8 +69,7 @@ def accept_demand(services: Using, body: demand_report.DemandReport) -> dict[str
 def exchange_slices(services: Using, body: slices_report.SlicesReport) -> Response:
     """Lease slices of limits to a gateway; a report that is sent again gets the same grants."""
     reply = services.slices.exchange(body.gateway, body.report())
-    content = msgspec.json.encode(slices_report.reply_body(reply))
-    return Response(content, media_type="application/json")
+    return Response(msgspec.json.encode(reply), media_type="application/json")
 
 
 def _current(services: Services, known: int | None) -> bytes | None:

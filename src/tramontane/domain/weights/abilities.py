@@ -32,7 +32,6 @@ _FIM_KEYS: Final = {
     "suf": ("tokenizer.ggml.fim_suf_token_id", "tokenizer.ggml.suffix_token_id"),
     "mid": ("tokenizer.ggml.fim_mid_token_id", "tokenizer.ggml.middle_token_id"),
 }
-FIM_KEYS: Final = frozenset(key for keys in _FIM_KEYS.values() for key in keys)
 CHAT_TEMPLATE: Final = "tokenizer.chat_template"
 # Architectures of transformers that only embed, classify or fill a mask, by how they begin.
 _ENCODER_STARTS: Final = (

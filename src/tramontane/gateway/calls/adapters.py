@@ -11,9 +11,8 @@ from typing import Any, Final
 import orjson
 
 from tramontane.domain.routing import Route
+from tramontane.gateway.calls.engines import LLAMACPP, VLLM
 
-_VLLM: Final = "vllm"
-_LLAMACPP: Final = "llamacpp"
 _FIELD: Final = b'"lora"'
 
 Pieces = tuple[bytes | memoryview, ...]
@@ -21,7 +20,7 @@ Pieces = tuple[bytes | memoryview, ...]
 
 def upstream_model(route: Route) -> str:
     """Return the name that the engine of ``route`` answers to."""
-    if route.adapter is not None and route.engine == _VLLM:
+    if route.adapter is not None and route.engine == VLLM:
         return route.adapter.name
     return route.upstream_model
 
@@ -30,7 +29,7 @@ def scales_of(route: Route) -> bytes:
     """Return the field to put into every body for ``route``, with its comma; empty: none."""
     adapter = route.adapter
     count = adapter.count if adapter is not None else route.adapter_count
-    if route.engine != _LLAMACPP or not count:
+    if route.engine != LLAMACPP or not count:
         return b""
     wanted = adapter.index if adapter is not None else -1
     scales = [{"id": index, "scale": float(index == wanted)} for index in range(count)]

@@ -88,11 +88,6 @@ class ClientConnection(asyncio.Protocol):
     # What a sink calls.
 
     @property
-    def is_open(self) -> bool:
-        """Tell whether a reply can still reach the client."""
-        return self._transport is not None and not self._transport.is_closing()
-
-    @property
     def peer(self) -> str:
         """Return the client's address, without the port."""
         name = self._transport.get_extra_info("peername") if self._transport else None

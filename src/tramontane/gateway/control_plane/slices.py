@@ -76,10 +76,6 @@ class SliceLink:
         self._link.close()
         self._reports.put(None)
 
-    def join(self, timeout_s: float) -> None:
-        """Wait for the end of the thread."""
-        self._thread.join(timeout_s)
-
     def _run(self) -> None:
         while (report := self._reports.get()) is not None:
             try:

@@ -35,8 +35,8 @@ def steps(telemetry: Telemetry) -> Iterator[bytes]:
     lines[names.INFO.name].append(_line(names.INFO.name, info, 1))
     for code, count in telemetry.refusals.items():
         _add(lines, names.REFUSALS, _labels(("code", code)), count)
-    for result in ("exported", "dropped"):
-        count = getattr(telemetry, f"spans_{result}")
+    spans = (("exported", telemetry.spans_exported), ("dropped", telemetry.spans_dropped))
+    for result, count in spans:
         _add(lines, names.SPANS, _labels(("result", result)), count)
     for metric, reading in telemetry.readings:
         lines[metric.name].append(_line(metric.name, "", reading()))

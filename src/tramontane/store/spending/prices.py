@@ -1,8 +1,8 @@
-"""Prices: one row for each model that is not free."""
+"""Prices: one row for each model that was ever given any; those of a free one are zero."""
 
 from dataclasses import dataclass
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 
 from tramontane.domain.spending.pricing import FREE, Prices
 from tramontane.store.db import AnyRow, Transaction
@@ -30,11 +30,6 @@ def put(tx: Transaction, model_id: str, new: Prices, now_ms: int) -> None:
     tx.execute(statement.on_conflict_do_update(index_elements=("model_id",), set_=values))
 
 
-def remove(tx: Transaction, model_id: str) -> bool:
-    """Make the model free; tell whether it had prices."""
-    return tx.execute(delete(prices).where(prices.c.model_id == model_id)).rowcount == 1
-
-
 def get(tx: Transaction, model_id: str) -> StoredPrices:
     """Return the prices of the model."""
     row = tx.execute(select(prices).where(prices.c.model_id == model_id)).one_or_none()
@@ -42,7 +37,7 @@ def get(tx: Transaction, model_id: str) -> StoredPrices:
 
 
 def by_version(tx: Transaction) -> dict[str, Prices]:
-    """Return the prices by the id of the model version, of all that are not free."""
+    """Return the prices by the id of the model version, of all that have a row."""
     query = select(model_versions.c.id, prices).join(
         prices, prices.c.model_id == model_versions.c.model_id
     )

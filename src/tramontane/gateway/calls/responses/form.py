@@ -16,7 +16,6 @@ from tramontane.domain.refusal import Code, Refusal
 from tramontane.gateway.calls import bounds
 from tramontane.gateway.calls.validation import explain
 
-INSTRUCTIONS: Final = "instructions"
 METADATA_MAX: Final = 16  # pairs; this and the two lengths are OpenAI's bounds
 METADATA_KEY_MAX: Final = 64
 METADATA_VALUE_MAX: Final = 512
