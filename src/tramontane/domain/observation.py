@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from tramontane.domain.fleet import Device
-from tramontane.domain.resources import Resources
+from tramontane.domain.jobs.attempt import AttemptObservation
+from tramontane.domain.resources import NOTHING, Resources
 
 
 class RunState(StrEnum):
@@ -26,6 +27,8 @@ class Observation:
 
     ``address`` is ``host:port``. ``reason`` holds the engine's last lines when it failed.
     ``requests_running`` and ``requests_waiting`` are the engine's own counts, None if unheard.
+    ``ends_at_ms`` is when its cluster will end it whatever it does; None: never. While it starts,
+    ``reason`` may say what it waits for.
     """
 
     replica_id: str
@@ -35,25 +38,38 @@ class Observation:
     reason: str | None = None
     requests_running: int | None = None
     requests_waiting: int | None = None
+    ends_at_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class NodeObservation:
-    """One node as the driver sees it; ``is_lost`` when the cluster declares it gone."""
+    """One node as the driver sees it; ``is_lost`` when the cluster declares it gone.
+
+    ``is_drained``: nothing new may start there, and what serves there moves. ``reason`` says why
+    it is lost or drained. ``used`` is what others hold there: neither our replicas nor what gives
+    way to them.
+    """
 
     name: str
     capacity: Resources
     devices: tuple[Device, ...] = ()
     is_lost: bool = False
     is_drained: bool = False
+    reason: str | None = None
+    rack: str | None = None
+    used: Resources = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
 class Reachable:
-    """The cluster answered: what is not listed does not run."""
+    """The cluster answered: what is not listed does not run.
+
+    ``attempts`` are those of jobs; ``observations`` are replicas.
+    """
 
     nodes: tuple[NodeObservation, ...]
     observations: tuple[Observation, ...]
+    attempts: tuple[AttemptObservation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Amounts of a node that a replica needs or a node has."""
 
 from dataclasses import dataclass
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,9 @@ class Resources:
         if self.devices:
             parts.append(f"{self.devices} device{'s' if self.devices != 1 else ''}")
         return ", ".join(parts) or "nothing"
+
+
+NOTHING: Final = Resources()
 
 
 def _describe_bytes(amount: int) -> str:

@@ -1,0 +1,1 @@
+"""Jobs: work that ends, its attempts, and the plan that carries it through."""

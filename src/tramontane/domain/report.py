@@ -1,0 +1,23 @@
+"""What a runner says of itself, whether by file or over HTTP."""
+
+from dataclasses import dataclass
+
+from tramontane.domain.observation import RunState
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerReport:
+    """The last word of the runner of replica or attempt ``id``.
+
+    ``address`` is ``host:port`` while it serves. ``reason`` says how it ended. ``exit_code`` is
+    the command's, for an attempt that is over; below 0 by a signal.
+    """
+
+    id: str
+    run_state: RunState
+    at_ms: int
+    address: str | None = None
+    reason: str | None = None
+    requests_running: int | None = None
+    requests_waiting: int | None = None
+    exit_code: int | None = None
