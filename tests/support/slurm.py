@@ -1,0 +1,25 @@
+"""One real Slurm cluster for all tests of a session, and users of two tenants."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tramontane.dev.slurm.cluster import SlurmCluster
+from tramontane.dev.slurm.config import ClusterConfig
+
+TENANTS = ("tmt-a", "tmt-b")  # Unix users; the tests make them
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[SlurmCluster]:
+    """Two racks of two nodes with four GPUs each, shared: leave no job and no setting behind."""
+    config = ClusterConfig(slurmd_timeout_s=10, kill_wait_s=5)
+    with SlurmCluster(config) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def tenant_folders(slurm: SlurmCluster) -> dict[str, Path]:
+    """Return each tenant's work folder by its Unix user."""
+    return {name: slurm.add_user(name) for name in TENANTS}
