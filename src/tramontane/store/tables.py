@@ -31,62 +31,62 @@ metadata: Final = MetaData(
 )
 
 
-def _table(name: str, *columns: Column[Any], autoincrement: bool = False) -> Table:
+def make_table(name: str, *columns: Column[Any], autoincrement: bool = False) -> Table:
     return Table(name, metadata, *columns, sqlite_strict=True, sqlite_autoincrement=autoincrement)
 
 
-def _id() -> Column[str]:
+def id_column() -> Column[str]:
     return Column("id", Text, primary_key=True)
 
 
-def _text(name: str) -> Column[str]:
+def text_column(name: str) -> Column[str]:
     return Column(name, Text, nullable=False)
 
 
-def _text_or_null(name: str) -> Column[str | None]:
+def text_or_null(name: str) -> Column[str | None]:
     return Column(name, Text, nullable=True)
 
 
-def _int(name: str) -> Column[int]:
+def int_column(name: str) -> Column[int]:
     return Column(name, Int64, nullable=False)
 
 
-def _count(name: str) -> Column[int]:
+def count_column(name: str) -> Column[int]:
     # What a later revision added to a table with rows: they begin at 0.
     return Column(name, Int64, nullable=False, server_default=text("0"))
 
 
-def _int_or_null(name: str) -> Column[int | None]:
+def int_or_null(name: str) -> Column[int | None]:
     return Column(name, Int64, nullable=True)
 
 
-def _reference(name: str, target: str) -> Column[str]:
+def reference(name: str, target: str) -> Column[str]:
     return Column(name, Text, ForeignKey(f"{target}.id"), nullable=False)
 
 
-organizations: Final = _table(
+organizations: Final = make_table(
     "organizations",
-    _id(),
-    _text("name"),
-    _int("created_at_ms"),
-    _int("revision"),
-    _count("may_store_responses"),
-    _int_or_null("blocked_at_ms"),
+    id_column(),
+    text_column("name"),
+    int_column("created_at_ms"),
+    int_column("revision"),
+    count_column("may_store_responses"),
+    int_or_null("blocked_at_ms"),
 )
 Index("uq_organizations_name", organizations.c.name, unique=True)
 Index("ix_organizations_order", organizations.c.created_at_ms, organizations.c.id)
 
-projects: Final = _table(
+projects: Final = make_table(
     "projects",
-    _id(),
-    _reference("organization_id", "organizations"),
-    _text("name"),
-    _int("created_at_ms"),
-    _int_or_null("archived_at_ms"),
-    _int("revision"),
-    _int_or_null("blocked_at_ms"),
-    _count("is_strict"),
-    _text_or_null("allowed_models"),
+    id_column(),
+    reference("organization_id", "organizations"),
+    text_column("name"),
+    int_column("created_at_ms"),
+    int_or_null("archived_at_ms"),
+    int_column("revision"),
+    int_or_null("blocked_at_ms"),
+    count_column("is_strict"),
+    text_or_null("allowed_models"),
 )
 Index("uq_projects_name", projects.c.organization_id, projects.c.name, unique=True)
 Index("ix_projects_order", projects.c.created_at_ms, projects.c.id)
@@ -97,163 +97,165 @@ Index(
     projects.c.id,
 )
 
-api_keys: Final = _table(
+api_keys: Final = make_table(
     "api_keys",
-    _id(),
-    _reference("project_id", "projects"),
-    _text("name"),
-    _text("role"),
-    _text("key_hash"),
-    _text("redacted"),
-    _int("created_at_ms"),
-    _int_or_null("expires_at_ms"),
-    _int_or_null("revoked_at_ms"),
-    _int("revision"),
-    _int_or_null("blocked_at_ms"),
-    _text_or_null("allowed_models"),
+    id_column(),
+    reference("project_id", "projects"),
+    text_column("name"),
+    text_column("role"),
+    text_column("key_hash"),
+    text_column("redacted"),
+    int_column("created_at_ms"),
+    int_or_null("expires_at_ms"),
+    int_or_null("revoked_at_ms"),
+    int_column("revision"),
+    int_or_null("blocked_at_ms"),
+    text_or_null("allowed_models"),
 )
 Index("uq_api_keys_key_hash", api_keys.c.key_hash, unique=True)
 Index("ix_api_keys_order", api_keys.c.created_at_ms, api_keys.c.id)
 Index("ix_api_keys_project_order", api_keys.c.project_id, api_keys.c.created_at_ms, api_keys.c.id)
 
 # A limit without a model has the empty name, so that the index sees two of them.
-limits: Final = _table(
+limits: Final = make_table(
     "limits",
-    _id(),
-    _text("scope"),
-    _text("subject_id"),
-    _text("model"),
-    _int_or_null("requests_per_minute_max"),
-    _int_or_null("tokens_per_minute_max"),
-    _int_or_null("requests_in_flight_max"),
-    _int_or_null("budget_micro"),
-    _int("created_at_ms"),
+    id_column(),
+    text_column("scope"),
+    text_column("subject_id"),
+    text_column("model"),
+    int_or_null("requests_per_minute_max"),
+    int_or_null("tokens_per_minute_max"),
+    int_or_null("requests_in_flight_max"),
+    int_or_null("budget_micro"),
+    int_column("created_at_ms"),
 )
 Index("uq_limits_subject", limits.c.subject_id, limits.c.model, unique=True)
 Index("ix_limits_order", limits.c.created_at_ms, limits.c.id)
 
 # What is leased out of limits: see `domain.slices`. None of it outlives its limit or its holder.
-slice_holders: Final = _table(
+slice_holders: Final = make_table(
     "slice_holders",
     Column("holder", Text, primary_key=True),
-    _text("gateway"),
-    _int("sequence"),
-    _int("seen_ms"),
-    _int("awake_ms"),
-    _int("lease"),
-    _int("is_lapsed"),
-    _text_or_null("reply"),
+    text_column("gateway"),
+    int_column("sequence"),
+    int_column("seen_ms"),
+    int_column("awake_ms"),
+    int_column("lease"),
+    int_column("is_lapsed"),
+    text_or_null("reply"),
 )
-slice_windows: Final = _table(
+slice_windows: Final = make_table(
     "slice_windows",
     Column("limit_id", Text, primary_key=True),
     Column("meter", Text, primary_key=True),
-    _int("number"),
-    _int("start_ms"),
-    _int("end_ms"),
-    _int("granted"),
-    _int("lent_until_ms"),
+    int_column("number"),
+    int_column("start_ms"),
+    int_column("end_ms"),
+    int_column("granted"),
+    int_column("lent_until_ms"),
 )
-slice_holds: Final = _table(
+slice_holds: Final = make_table(
     "slice_holds",
     Column("limit_id", Text, primary_key=True),
     Column("meter", Text, primary_key=True),
     Column("period", Int64, primary_key=True, autoincrement=False),
     Column("holder", Text, primary_key=True),
-    _int("lease"),
-    _int("amount"),
+    int_column("lease"),
+    int_column("amount"),
 )
 Index("ix_slice_holds_holder", slice_holds.c.holder)
-budget_spending: Final = _table(
+budget_spending: Final = make_table(
     "budget_spending",
     Column("limit_id", Text, primary_key=True),
     Column("period", Int64, primary_key=True, autoincrement=False),
-    _int("spent_nano"),
+    int_column("spent_nano"),
 )
 
-models: Final = _table("models", _id(), _text("name"), _int("created_at_ms"), _int("revision"))
+models: Final = make_table(
+    "models", id_column(), text_column("name"), int_column("created_at_ms"), int_column("revision")
+)
 Index("uq_models_name", models.c.name, unique=True)
 Index("ix_models_order", models.c.created_at_ms, models.c.id)
 
-model_versions: Final = _table(
+model_versions: Final = make_table(
     "model_versions",
-    _id(),
-    _reference("model_id", "models"),
-    _int("number"),
-    _text("format"),
-    _text("path"),
-    _text("digest"),
-    _int("size_bytes"),
-    _text("architecture"),
-    _int("context_length"),
-    _text("precision"),
-    _text("licence"),
-    _int("created_at_ms"),
-    _int_or_null("parameters"),
-    _text_or_null("capabilities"),
-    _text_or_null("base_model_id"),
-    _int_or_null("adapter_rank"),
+    id_column(),
+    reference("model_id", "models"),
+    int_column("number"),
+    text_column("format"),
+    text_column("path"),
+    text_column("digest"),
+    int_column("size_bytes"),
+    text_column("architecture"),
+    int_column("context_length"),
+    text_column("precision"),
+    text_column("licence"),
+    int_column("created_at_ms"),
+    int_or_null("parameters"),
+    text_or_null("capabilities"),
+    text_or_null("base_model_id"),
+    int_or_null("adapter_rank"),
 )
 Index("uq_model_versions_number", model_versions.c.model_id, model_versions.c.number, unique=True)
 
 # A model without a row is free.
-prices: Final = _table(
+prices: Final = make_table(
     "prices",
     Column("model_id", Text, ForeignKey("models.id"), primary_key=True),
-    _int("prompt_micro"),
-    _int("completion_micro"),
-    _int_or_null("cached_micro"),
-    _int("request_micro"),
-    _int("changed_at_ms"),
+    int_column("prompt_micro"),
+    int_column("completion_micro"),
+    int_or_null("cached_micro"),
+    int_column("request_micro"),
+    int_column("changed_at_ms"),
 )
 
-clusters: Final = _table(
+clusters: Final = make_table(
     "clusters",
-    _id(),
-    _text("name"),
-    _text("driver"),
-    _text("status"),
-    _int("created_at_ms"),
-    _text_or_null("reason"),
-    _int("revision"),
+    id_column(),
+    text_column("name"),
+    text_column("driver"),
+    text_column("status"),
+    int_column("created_at_ms"),
+    text_or_null("reason"),
+    int_column("revision"),
 )
 Index("uq_clusters_name", clusters.c.name, unique=True)
 
-nodes: Final = _table(
+nodes: Final = make_table(
     "nodes",
-    _id(),
-    _reference("cluster_id", "clusters"),
-    _text("name"),
-    _text("status"),
-    _text("capacity"),
-    _text("devices"),
-    _int("last_seen_at_ms"),
-    _int("revision"),
+    id_column(),
+    reference("cluster_id", "clusters"),
+    text_column("name"),
+    text_column("status"),
+    text_column("capacity"),
+    text_column("devices"),
+    int_column("last_seen_at_ms"),
+    int_column("revision"),
 )
 Index("uq_nodes_name", nodes.c.cluster_id, nodes.c.name, unique=True)
 
 # `model_version_id` repeats the spec's, so that "who uses this model" is a look-up. It refers to
 # no row: a deleted deployment keeps its story after its model is gone.
-deployments: Final = _table(
+deployments: Final = make_table(
     "deployments",
-    _id(),
-    _reference("project_id", "projects"),
-    _text("name"),
-    _text("model_version_id"),
-    _text("spec"),
-    _int("generation"),
-    _int("created_at_ms"),
-    _int("observed_generation"),
-    _text("status"),
-    _int("ready_replicas"),
-    _text_or_null("reason"),
-    _int("failures"),
-    _int("retry_at_ms"),
-    _int("start_ms"),
-    _int_or_null("deleted_at_ms"),
-    _int("revision"),
-    _text_or_null("scale"),
-    _text_or_null("canary"),
+    id_column(),
+    reference("project_id", "projects"),
+    text_column("name"),
+    text_column("model_version_id"),
+    text_column("spec"),
+    int_column("generation"),
+    int_column("created_at_ms"),
+    int_column("observed_generation"),
+    text_column("status"),
+    int_column("ready_replicas"),
+    text_or_null("reason"),
+    int_column("failures"),
+    int_column("retry_at_ms"),
+    int_column("start_ms"),
+    int_or_null("deleted_at_ms"),
+    int_column("revision"),
+    text_or_null("scale"),
+    text_or_null("canary"),
 )
 
 # Partial indexes serve only queries that repeat their condition word by word, so the conditions
@@ -287,23 +289,23 @@ Index(
 )
 Index("ix_deployments_model_version", deployments.c.model_version_id)
 
-replicas: Final = _table(
+replicas: Final = make_table(
     "replicas",
-    _id(),
-    _reference("deployment_id", "deployments"),
-    _reference("project_id", "projects"),
-    _int("generation"),
-    _text("status"),
-    _reference("cluster_id", "clusters"),
-    _reference("node_id", "nodes"),
-    _text("launch"),
-    _text("secret"),
-    _int("created_at_ms"),
-    _int("changed_at_ms"),
-    _text_or_null("address"),
-    _int_or_null("ready_at_ms"),
-    _text_or_null("reason"),
-    _int("revision"),
+    id_column(),
+    reference("deployment_id", "deployments"),
+    reference("project_id", "projects"),
+    int_column("generation"),
+    text_column("status"),
+    reference("cluster_id", "clusters"),
+    reference("node_id", "nodes"),
+    text_column("launch"),
+    text_column("secret"),
+    int_column("created_at_ms"),
+    int_column("changed_at_ms"),
+    text_or_null("address"),
+    int_or_null("ready_at_ms"),
+    text_or_null("reason"),
+    int_column("revision"),
 )
 REPLICA_HOLDS_CAPACITY: Final[ColumnElement[bool]] = replicas.c.status.not_in(
     [literal_column("'stopped'"), literal_column("'failed'")]
@@ -325,73 +327,76 @@ Index(
 )
 
 # What each gateway last said of the demand; nothing refers to it and old rows are dropped.
-demands: Final = _table(
+demands: Final = make_table(
     "demands",
     Column("holder", Text, primary_key=True),
     Column("deployment_id", Text, primary_key=True),
-    _text("gateway"),
-    _int("requests_in_flight"),
-    _int("requests_queued"),
-    _int("tokens_per_s"),
-    _int("idle_ms"),
-    _int("at_ms"),
+    text_column("gateway"),
+    int_column("requests_in_flight"),
+    int_column("requests_queued"),
+    int_column("tokens_per_s"),
+    int_column("idle_ms"),
+    int_column("at_ms"),
 )
 
 # Events refer to nothing: a story outlives its subject.
-events: Final = _table(
+events: Final = make_table(
     "events",
     Column("sequence", Int64, primary_key=True, autoincrement=True),
-    _int("at_ms"),
-    _text("subject_id"),
-    _text_or_null("project_id"),
-    _text("kind"),
-    _text("message"),
-    _text("actor"),
-    _text("data"),
+    int_column("at_ms"),
+    text_column("subject_id"),
+    text_or_null("project_id"),
+    text_column("kind"),
+    text_column("message"),
+    text_column("actor"),
+    text_column("data"),
     autoincrement=True,
 )
 Index("ix_events_subject_order", events.c.subject_id, events.c.sequence)
 Index("ix_events_project_order", events.c.project_id, events.c.sequence)
 
 # One row: the current route table.
-route_tables: Final = _table(
+route_tables: Final = make_table(
     "route_tables",
     Column("id", Int64, primary_key=True, autoincrement=False),
-    _int("revision"),
-    _text("content"),
+    int_column("revision"),
+    text_column("content"),
 )
 
-leases: Final = _table(
-    "leases", Column("name", Text, primary_key=True), _text("holder"), _int("expires_at_ms")
+leases: Final = make_table(
+    "leases",
+    Column("name", Text, primary_key=True),
+    text_column("holder"),
+    int_column("expires_at_ms"),
 )
 
 # Usage events refer to nothing: they outlive projects, deployments and models. They are written
 # once and never changed.
-usage_events: Final = _table(
+usage_events: Final = make_table(
     "usage_events",
     Column("sequence", Int64, primary_key=True, autoincrement=True),
-    _text("id"),
-    _text("request_id"),
-    _text("organization_id"),
-    _text("project_id"),
-    _text("api_key_id"),
-    _text("deployment_id"),
-    _text("replica_id"),
-    _text("model"),
-    _text("endpoint"),
-    _text("outcome"),
-    _int("status"),
-    _int("is_stream"),
-    _int("prompt_tokens"),
-    _int("completion_tokens"),
-    _int("cached_tokens"),
-    _text("token_source"),
-    _int("started_at_ms"),
-    _int("duration_ms"),
-    _int_or_null("first_byte_ms"),
-    _text("gateway"),
-    _int("accepted_at_ms"),
-    _count("cost_nano"),
+    text_column("id"),
+    text_column("request_id"),
+    text_column("organization_id"),
+    text_column("project_id"),
+    text_column("api_key_id"),
+    text_column("deployment_id"),
+    text_column("replica_id"),
+    text_column("model"),
+    text_column("endpoint"),
+    text_column("outcome"),
+    int_column("status"),
+    int_column("is_stream"),
+    int_column("prompt_tokens"),
+    int_column("completion_tokens"),
+    int_column("cached_tokens"),
+    text_column("token_source"),
+    int_column("started_at_ms"),
+    int_column("duration_ms"),
+    int_or_null("first_byte_ms"),
+    text_column("gateway"),
+    int_column("accepted_at_ms"),
+    count_column("cost_nano"),
     Column("holder", Text, nullable=False, server_default=text("''")),
     autoincrement=True,
 )
@@ -400,46 +405,46 @@ Index("ix_usage_events_project_order", usage_events.c.project_id, usage_events.c
 Index("ix_usage_events_project_start", usage_events.c.project_id, usage_events.c.started_at_ms)
 Index("ix_usage_events_start", usage_events.c.started_at_ms)
 
-usage_totals: Final = _table(
+usage_totals: Final = make_table(
     "usage_totals",
     Column("hour_ms", Int64, primary_key=True, autoincrement=False),
     Column("project_id", Text, primary_key=True),
     Column("api_key_id", Text, primary_key=True),
     Column("model", Text, primary_key=True),
-    _int("requests"),
-    _int("prompt_tokens"),
-    _int("completion_tokens"),
-    _int("cached_tokens"),
-    _count("cost_nano"),
+    int_column("requests"),
+    int_column("prompt_tokens"),
+    int_column("completion_tokens"),
+    int_column("cached_tokens"),
+    count_column("cost_nano"),
 )
 Index("ix_usage_totals_project_hour", usage_totals.c.project_id, usage_totals.c.hour_ms)
 
 # At most one row: every usage event up to this sequence is in `usage_totals`, no later one is.
-usage_roll_up: Final = _table(
+usage_roll_up: Final = make_table(
     "usage_roll_up",
     Column("id", Int64, primary_key=True, autoincrement=False),
-    _int("rolled_sequence"),
-    _int("rolled_at_ms"),
+    int_column("rolled_sequence"),
+    int_column("rolled_at_ms"),
 )
 
 # Responses that organizations allow to be kept. They refer to nothing: `previous_id` may name one
 # that was deleted. `body` and `input_items` are JSON texts.
-responses: Final = _table(
+responses: Final = make_table(
     "responses",
-    _id(),
-    _text("organization_id"),
-    _text("project_id"),
-    _text("api_key_id"),
-    _text("status"),
-    _int("is_background"),
-    _text("holder"),
-    _text_or_null("previous_id"),
-    _text("body"),
-    _text("input_items"),
-    _int("size_bytes"),
-    _int("created_at_ms"),
-    _int("seen_at_ms"),
-    _int("revision"),
+    id_column(),
+    text_column("organization_id"),
+    text_column("project_id"),
+    text_column("api_key_id"),
+    text_column("status"),
+    int_column("is_background"),
+    text_column("holder"),
+    text_or_null("previous_id"),
+    text_column("body"),
+    text_column("input_items"),
+    int_column("size_bytes"),
+    int_column("created_at_ms"),
+    int_column("seen_at_ms"),
+    int_column("revision"),
 )
 RESPONSE_IS_UNFINISHED: Final[ColumnElement[bool]] = responses.c.status.in_(
     [literal_column("'queued'"), literal_column("'in_progress'")]
