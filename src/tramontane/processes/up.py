@@ -159,6 +159,8 @@ def _exported(settings: Settings, port: int) -> dict[str, str]:
     """Return our environment with every setting made explicit, so that children agree with us."""
     environment = dict(os.environ)
     for field in fields(settings):
+        if field.name == "slurm":
+            continue  # sections of the file: each child reads the same one
         value = port if field.name == "port" else getattr(settings, field.name)
         if value is not None:
             environment[f"TRAMONTANE_{field.name.upper()}"] = str(value)

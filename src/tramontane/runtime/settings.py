@@ -3,6 +3,7 @@
 A value comes from, first to last: a command line option, a ``TRAMONTANE_<NAME>`` environment
 variable, ``tramontane.toml`` (``TRAMONTANE_CONFIG`` names another file), the default below.
 `TABLE` is the whole list; docs/settings.md shows the same table and a test keeps them equal.
+Slurm clusters have sections of their own in the file: see `clusters`.
 """
 
 import difflib
@@ -12,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from tramontane.runtime.clusters import ClusterSettingsError, SlurmSettings, slurm_clusters
 
 CONFIG_VARIABLE: Final = "TRAMONTANE_CONFIG"
 CONFIG_FILE: Final = "tramontane.toml"
@@ -58,6 +61,11 @@ TABLE: Final[tuple[Setting, ...]] = (
         "Python interpreter of vLLM's own environment; unset: the one that runs Tramontane",
     ),
     Setting("cluster", "local", "name of this machine's cluster"),
+    Setting(
+        "run_locally",
+        True,  # noqa: FBT003 - a value
+        "replicas and jobs may run on this machine; false: only on the clusters of the file",
+    ),
     Setting(
         "node_cpu_millicores",
         None,
@@ -144,6 +152,7 @@ class Settings:
     models_root: Path | None
     vllm_python: Path | None
     cluster: str
+    run_locally: bool
     node_cpu_millicores: int | None
     node_memory_bytes: int | None
     reconcile_interval_ms: int
@@ -160,6 +169,7 @@ class Settings:
     replica_tls_ca: Path | None
     replica_tls_certificate: Path | None
     replica_tls_key: Path | None
+    slurm: tuple[SlurmSettings, ...] = ()
 
 
 def load(
@@ -175,19 +185,30 @@ def load(
     environment = os.environ if environment is None else environment
     folder = Path.cwd() if folder is None else folder
     values: dict[str, Any] = {setting.name: setting.default for setting in TABLE}
-    for name, raw, source in (*_from_file(environment, folder), *_from_environment(environment)):
+    from_file, clusters = _from_file(environment, folder)
+    for name, raw, source in (*from_file, *_from_environment(environment)):
         values[name] = _checked(_BY_NAME[name], raw, source)
     for name, raw in (options or {}).items():
         if raw is not None:
             values[name] = _checked(_BY_NAME[name], raw, f"--{name.replace('_', '-')}")
-    return _finish(values, folder)
+    settings = _finish(values, folder, clusters)
+    names = [settings.cluster, *(cluster.name for cluster in clusters)]
+    if settings.run_locally and len(set(names)) < len(names):
+        msg = f"two clusters are named {settings.cluster!r}; rename one, or set run_locally = false"
+        raise SettingsError(msg)
+    if not settings.run_locally and not clusters:
+        msg = "run_locally is false and no [slurm.NAME] is set: nothing could run anywhere"
+        raise SettingsError(msg)
+    return settings
 
 
-def _from_file(environment: Mapping[str, str], folder: Path) -> list[tuple[str, object, str]]:
+def _from_file(
+    environment: Mapping[str, str], folder: Path
+) -> tuple[list[tuple[str, object, str]], tuple[SlurmSettings, ...]]:
     named = environment.get(CONFIG_VARIABLE)
     path = Path(named) if named else folder / CONFIG_FILE
     if not named and not path.exists():
-        return []
+        return [], ()
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -196,13 +217,17 @@ def _from_file(environment: Mapping[str, str], folder: Path) -> list[tuple[str, 
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         msg = f"settings file {path} is not TOML: {error}"
         raise SettingsError(msg) from error
+    try:
+        clusters = slurm_clusters(table.pop("slurm", {}), str(path), path.absolute().parent)
+    except ClusterSettingsError as error:
+        raise SettingsError(str(error)) from error
     for name in table:
         if name not in _BY_NAME:
             near = difflib.get_close_matches(name, _BY_NAME, n=1)
             hint = f"; did you mean {near[0]}?" if near else "; docs/settings.md lists all"
             msg = f"{path}: there is no setting {name!r}{hint}"
             raise SettingsError(msg)
-    return [(name, value, f"{name} in {path}") for name, value in table.items()]
+    return [(name, value, f"{name} in {path}") for name, value in table.items()], clusters
 
 
 def _from_environment(environment: Mapping[str, str]) -> list[tuple[str, object, str]]:
@@ -247,7 +272,7 @@ def _integer(setting: Setting, raw: object, source: str) -> int:
     return int(text)
 
 
-def _finish(values: dict[str, Any], folder: Path) -> Settings:
+def _finish(values: dict[str, Any], folder: Path, clusters: tuple[SlurmSettings, ...]) -> Settings:
     if values["log_level"] not in {"debug", "info", "warning", "error"}:
         msg = f"log_level must be debug, info, warning or error, not {values['log_level']!r}"
         raise SettingsError(msg)
@@ -270,4 +295,4 @@ def _finish(values: dict[str, Any], folder: Path) -> Settings:
     elif not values["database_url"].startswith(("sqlite:///", "postgresql://")):
         msg = "database_url must begin with sqlite:/// or postgresql://"
         raise SettingsError(msg)
-    return Settings(**values)
+    return Settings(**values, slurm=clusters)
