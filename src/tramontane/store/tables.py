@@ -32,35 +32,42 @@ metadata: Final = MetaData(
 
 
 def make_table(name: str, *columns: Column[Any], autoincrement: bool = False) -> Table:
+    """Return a table of `metadata`; SQLite's is STRICT."""
     return Table(name, metadata, *columns, sqlite_strict=True, sqlite_autoincrement=autoincrement)
 
 
 def id_column() -> Column[str]:
+    """Return the column that holds an id and is the key."""
     return Column("id", Text, primary_key=True)
 
 
 def text_column(name: str) -> Column[str]:
+    """Return a text."""
     return Column(name, Text, nullable=False)
 
 
 def text_or_null(name: str) -> Column[str | None]:
+    """Return a text that may be absent."""
     return Column(name, Text, nullable=True)
 
 
 def int_column(name: str) -> Column[int]:
+    """Return a whole number of 64 bits."""
     return Column(name, Int64, nullable=False)
 
 
 def count_column(name: str) -> Column[int]:
-    # What a later revision added to a table with rows: they begin at 0.
+    """Return a number that a later revision added to rows there were: they begin at 0."""
     return Column(name, Int64, nullable=False, server_default=text("0"))
 
 
 def int_or_null(name: str) -> Column[int | None]:
+    """Return a whole number that may be absent."""
     return Column(name, Int64, nullable=True)
 
 
 def reference(name: str, target: str) -> Column[str]:
+    """Return the id of a row of ``target``."""
     return Column(name, Text, ForeignKey(f"{target}.id"), nullable=False)
 
 
