@@ -103,12 +103,14 @@ class ReplicaReconciler:
     def drain_all(
         self, timeout_s: float, *, wait: Callable[[float], None] = time.sleep
     ) -> tuple[str, ...]:
-        """Stop every replica and wait until all ended, at most about ``timeout_s``.
+        """Stop every replica of this machine and wait until all ended, about ``timeout_s`` at most.
 
-        Call it when no loop runs any more. The next start places new replicas. Returns the ids of
-        those whose end could not be confirmed; their rows stay ``stopping``.
+        Those on clusters that queue, such as Slurm's, serve on. Call it when no loop runs any
+        more. The next start places new replicas. Returns the ids of those whose end could not
+        be confirmed; their rows stay ``stopping``.
         """
-        left = drain(self._db, self._drivers, self._clock, timeout_s, wait=wait)
+        own = {name: driver for name, driver in self._drivers.items() if not driver.queues}
+        left = drain(self._db, own, self._clock, timeout_s, wait=wait)
         self._wake_routes()
         return left
 
