@@ -7,11 +7,9 @@ written, so several clusters run side by side, and none outlives the process tha
 import os
 import pwd
 import secrets
-import shutil
+import signal
 import socket
-import stat
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,31 +17,24 @@ from types import TracebackType
 from typing import Final, Self
 
 from tramontane.dev.slurm import packages, tokens
-from tramontane.dev.slurm.config import (
-    REST_USER,
-    ClusterConfig,
-    Layout,
-    gres_conf,
-    slurm_conf,
-    slurmdbd_conf,
-    topology_conf,
-)
+from tramontane.dev.slurm.config import ClusterConfig, Layout
+from tramontane.dev.slurm.daemons import Daemon, daemons
+from tramontane.dev.slurm.folders import fill_folder, make_folder
 from tramontane.dev.slurm.ports import PortBlock
 from tramontane.dev.slurm.processes import POLL_S, Processes, SlurmClusterError
 
 START_LIMIT_S: Final = 120.0  # for one daemon, on a machine that is busy with other things
 COMMAND_LIMIT_S: Final = 60.0
 STOP_LIMIT_S: Final = 5.0
-MARKER: Final = ".tramontane-dev-slurm"  # in the folders that a start may empty
-_OPENAPI: Final = "openapi/v0.0.38,openapi/dbv0.0.38"
-_NULL_DEVICE: Final = os.makedev(1, 3)
+_WELL: Final = frozenset({"idle", "mixed", "allocated", "completing", "draining", "drained"})
 
 
 class SlurmCluster:
     """One cluster; `start` returns when every node is idle, `stop` when nothing is left.
 
     A context manager does both. Raises `SlurmClusterError` with the end of a log when a daemon
-    does not come up.
+    does not come up. Daemons are named ``munged``, ``mariadbd``, ``slurmdbd``, ``slurmctld``,
+    ``slurmrestd`` and ``slurmd:NODE``.
     """
 
     def __init__(
@@ -58,6 +49,7 @@ class SlurmCluster:
         self._processes: Processes | None = None
         self._layout: Layout | None = None
         self._ports: PortBlock | None = None
+        self._daemons: dict[str, Daemon] = {}
 
     def __enter__(self) -> Self:
         self.start()
@@ -71,11 +63,9 @@ class SlurmCluster:
     ) -> None:
         self.stop()
 
-    # -- what is where ------------------------------------------------------------------------
-
     @property
     def folder(self) -> Path:
-        """Everything of the cluster."""
+        """Everything of the cluster; logs are in ``log``."""
         return self._placed.folder
 
     @property
@@ -105,15 +95,13 @@ class SlurmCluster:
 
     @property
     def pids(self) -> dict[str, int]:
-        """Pids by daemon: ``slurmctld``, ``slurmd:r1n1``, ``slurmrestd`` and so on."""
+        """The last pid of each daemon by its name."""
         return dict(self._running.pids)
 
     def env(self) -> dict[str, str]:
         """Return this process's environment with what commands of Slurm need to find us."""
         own = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
         return own | {"SLURM_CONF": str(self.conf)}
-
-    # -- use ----------------------------------------------------------------------------------
 
     def run(self, *argv: str) -> str:
         """Run a command of Slurm and return what it prints; raise with what it complained of."""
@@ -137,45 +125,78 @@ class SlurmCluster:
         """Return a token for slurmrestd, to be sent with the user's name."""
         return tokens.sign(self.jwt_key.read_bytes(), user, lifespan_s)
 
-    def add_user(self, name: str) -> Path:
-        """Make the Unix user, unless there is one, and return its folder under `work_root`."""
+    def add_user(self, name: str, account: str | None = None) -> Path:
+        """Make the Unix user, unless there is one, and return its folder under `work_root`.
+
+        Slurm takes jobs only of users with an account; ``account`` is made too where it is named.
+        """
         try:
-            account = pwd.getpwnam(name)
+            found = pwd.getpwnam(name)
         except KeyError:
-            useradd = [packages.program("useradd"), "--system", "--no-create-home"]
-            login = ["--shell", "/usr/sbin/nologin", "--user-group", name]
+            useradd = [packages.program("useradd"), "--system", "--user-group"]
+            login = ["--no-create-home", "--shell", "/usr/sbin/nologin", name]
             subprocess.run([*useradd, *login], check=True, capture_output=True)
-            account = pwd.getpwnam(name)
+            found = pwd.getpwnam(name)
         folder = self.work_root / name
         folder.mkdir(mode=0o700, exist_ok=True)
-        os.chown(folder, account.pw_uid, account.pw_gid)
+        os.chown(folder, found.pw_uid, found.pw_gid)
+        if account is not None:
+            if not self.run("sacctmgr", "-nP", "list", "account", account).strip():
+                self.run("sacctmgr", "-i", "add", "account", account)
+            if not self.run("sacctmgr", "-nP", "list", "assoc", f"user={name}").strip():
+                self.run("sacctmgr", "-i", "add", "user", name, f"account={account}")
         return folder
 
     def kill(self, daemon: str) -> None:
-        """Kill a daemon with SIGKILL; return when it is gone. Jobs go on."""
-        if daemon not in self._running.pids:
-            raise SlurmClusterError(f"no daemon {daemon}; there are {', '.join(self.pids)}")
-        self._running.kill(daemon)
+        """Kill a daemon with SIGKILL; return when it is gone. Jobs go on, also without slurmd."""
+        self._running.signal(daemon, signal.SIGKILL)
+
+    def pause(self, daemon: str) -> None:
+        """Stop a daemon with SIGSTOP: it takes connections and never answers, until `resume`."""
+        self._running.signal(daemon, signal.SIGSTOP)
+
+    def resume(self, daemon: str) -> None:
+        """Let a paused daemon go on."""
+        self._running.signal(daemon, signal.SIGCONT)
+
+    def lose_node(self, node: str) -> None:
+        """Kill a node's slurmd and every process of its jobs at once, as a power cut would."""
+        steps = self.folder / "log" / f"steps-{node}.log"  # slurmstepd holds it open
+        self._running.kill_with_steps(f"slurmd:{node}", steps)
 
     def restart(self, daemon: str) -> None:
-        """Start a daemon again, ended first if it runs; return when it answers."""
+        """Start a daemon again, killed first if it runs; return when it answers."""
         self.kill(daemon)
         self._start(daemon)
         self._until_ready(daemon)
 
-    # -- start and stop -----------------------------------------------------------------------
+    def until_nodes_respond(self, limit_s: float = START_LIMIT_S) -> None:
+        """Wait until the controller hears every node, or raise after the limit."""
+        give_up_at = time.monotonic() + limit_s
+        while True:
+            shown = self.run("sinfo", "--noheader", "--Node", "--format=%N %T")
+            states = dict(line.split() for line in shown.splitlines())
+            if len(states) == len(self.node_names) and set(states.values()) <= _WELL:
+                return
+            if time.monotonic() > give_up_at:
+                raise SlurmClusterError(f"not every node responds: {states}")
+            time.sleep(POLL_S)
 
     def start(self) -> None:
-        """Start everything; on any failure nothing is left."""
+        """Start everything; after a failure nothing is left."""
         if lacking := packages.missing():
             wanted = f"sudo apt-get install --no-install-recommends {' '.join(lacking)}"
             raise SlurmClusterError(f"a Slurm cluster needs Debian packages: {wanted}")
         if os.geteuid() != 0:
             raise SlurmClusterError("a Slurm cluster runs jobs as other users: start it as root")
-        assert self._processes is None, "the cluster was started before"
-        folder = self._prepare()
+        assert self._processes is None, "the cluster runs already"
         try:
+            self._ports = PortBlock(3 + len(self.node_names))
+            folder = make_folder(self.config.folder)
             self._processes = Processes(folder, is_kept=self.config.is_kept)
+            self._layout = self._lay_out(folder, self._ports)
+            fill_folder(self.config, self._layout)
+            self._daemons = daemons(self._layout)
             self._bring_up()
         except BaseException:
             self.stop()
@@ -192,122 +213,44 @@ class SlurmCluster:
             self._ports.release()
             self._ports = None
 
-    def _prepare(self) -> Path:
-        """Make the folder with configuration, keys and devices; nothing runs yet."""
-        config = self.config
-        self._ports = PortBlock(3 + len(self.node_names))
-        folder = _emptied(config.folder) if config.folder else _temporary()
-        self._layout = layout = Layout(
+    def _lay_out(self, folder: Path, ports: PortBlock) -> Layout:
+        return Layout(
             folder=folder,
             name=f"dev{secrets.token_hex(4)}",
-            controller_port=self._ports.take(),
-            database_daemon_port=self._ports.take(),
-            rest_port=self._ports.take(),
-            node_ports={name: self._ports.take() for name in self.node_names},
+            controller_port=ports.take(),
+            database_daemon_port=ports.take(),
+            rest_port=ports.take(),
+            node_ports={name: ports.take() for name in self.node_names},
         )
-        for part in ("etc", "run", "log", "state", "spool", "dev", "munge", "work"):
-            (folder / part).mkdir()
-        (folder / "keys").mkdir(mode=0o700)
-        for node in self.node_names:
-            (folder / "spool" / node).mkdir()
-        for index in range(config.gpus):
-            device = folder / "dev" / f"gpu{index}"
-            os.mknod(device, 0o666 | stat.S_IFCHR, _NULL_DEVICE)
-        layout.conf.write_text(slurm_conf(config, layout))
-        (folder / "etc" / "gres.conf").write_text(gres_conf(config, layout))
-        (folder / "etc" / "topology.conf").write_text(topology_conf(config))
-        layout.dbd_conf.touch(mode=0o600)
-        layout.dbd_conf.write_text(slurmdbd_conf(layout))
-        for key, size in ((layout.jwt_key, 32), (layout.munge_key, 128)):
-            key.touch(mode=0o600)
-            key.write_bytes(secrets.token_bytes(size))
-        return folder
 
     def _bring_up(self) -> None:
         began_at = time.monotonic()
 
         def told(what: str) -> None:
-            self._progress(f"{time.monotonic() - began_at:5.1f} s  {what}")
+            self._progress(f"{time.monotonic() - began_at:4.1f} s  {what}")
 
-        nodes = [f"slurmd:{name}" for name in self.node_names]
-        self._start("munged")
-        self._make_database()
-        self._start("mariadbd")
-        for daemon in ("munged", "mariadbd"):
-            self._until_ready(daemon)
+        self._start("munged", "mariadbd")
+        self._until_ready("munged", "mariadbd")
         told("munged and MariaDB answer")
         self._start("slurmdbd")
         self._until_ready("slurmdbd")
+        self.run("sacctmgr", "-i", "add", "cluster", self.name)  # slurmctld ends without it
         told("slurmdbd answers")
-        self.run("sacctmgr", "-i", "add", "cluster", self.name)
-        for daemon in ("slurmctld", "slurmrestd", *nodes):
-            self._start(daemon)
-        for daemon in ("slurmctld", "slurmrestd"):
-            self._until_ready(daemon)
+        self._start("slurmctld", "slurmrestd", *(f"slurmd:{name}" for name in self.node_names))
+        self._until_ready("slurmctld", "slurmrestd")
         told("slurmctld and slurmrestd answer")
-        self._until_idle()
-        told(f"{len(nodes)} nodes are idle")
+        self.until_nodes_respond()
+        told(f"{len(self.node_names)} nodes are idle")
 
-    def _make_database(self) -> None:
-        layout = self._placed
-        subprocess.run(
-            [
-                packages.program("mariadb-install-db"),
-                *("--no-defaults", "--skip-test-db", "--auth-root-authentication-method=normal"),
-                *(f"--datadir={layout.database}", "--user=root", *_INNODB),
-            ],
-            check=True,
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-        )
+    def _start(self, *names: str) -> None:
+        for name in names:
+            daemon = self._daemons[name]
+            self._running.start(name, daemon.argv, {**self.env(), **daemon.env}, daemon.user)
 
-    def _start(self, daemon: str) -> None:
-        layout = self._placed
-        kind, _, node = daemon.partition(":")
-        argv, extra, user = [packages.program(kind)], {}, None
-        if kind == "munged":
-            argv += ["--foreground", "--num-threads=4", f"--socket={layout.munge_socket}"]
-            argv += [f"--key-file={layout.munge_key}", f"--pid-file={layout.folder}/run/munged.pid"]
-            argv += [f"--log-file={layout.folder}/log/munged.out"]
-            argv += [f"--seed-file={layout.folder}/run/munged.seed"]
-        elif kind == "mariadbd":
-            argv += ["--no-defaults", "--user=root", "--skip-networking", "--skip-grant-tables"]
-            argv += [f"--datadir={layout.database}", f"--socket={layout.database_socket}"]
-            argv += [f"--pid-file={layout.folder}/run/mariadbd.pid", *_INNODB]
-        elif kind == "slurmdbd":
-            argv += ["-D"]
-            extra = {"MYSQL_UNIX_PORT": str(layout.database_socket)}
-        elif kind == "slurmrestd":
-            argv += ["-f", str(layout.conf), "-a", "rest_auth/jwt", "-s", _OPENAPI]
-            argv += [f"127.0.0.1:{layout.rest_port}"]
-            extra, user = {"SLURM_JWT": "daemon"}, REST_USER
-        elif kind == "slurmctld":
-            argv += ["-D", "-f", str(layout.conf)]
-        elif kind == "slurmd":
-            argv += ["-D", "-N", node, "-f", str(layout.conf)]
-        self._running.start(daemon, argv, self.env() | extra, user)
-
-    def _until_ready(self, daemon: str) -> None:
-        layout = self._placed
-        ports = {
-            "slurmctld": layout.controller_port,
-            "slurmdbd": layout.database_daemon_port,
-            "slurmrestd": layout.rest_port,
-        } | {f"slurmd:{name}": port for name, port in layout.node_ports.items()}
-        sockets = {"munged": layout.munge_socket, "mariadbd": layout.database_socket}
-        target = sockets.get(daemon) or ("127.0.0.1", ports[daemon])
-        self._running.until(daemon, lambda: _answers(target), START_LIMIT_S)
-
-    def _until_idle(self) -> None:
-        give_up_at = time.monotonic() + START_LIMIT_S
-        while True:
-            shown = self.run("sinfo", "--noheader", "--Node", "--format=%N %T")
-            states = dict(line.split() for line in shown.splitlines())
-            if len(states) == len(self.node_names) and set(states.values()) == {"idle"}:
-                return
-            if time.monotonic() > give_up_at:
-                raise SlurmClusterError(f"not every node became idle: {states}")
-            time.sleep(POLL_S)
+    def _until_ready(self, *names: str) -> None:
+        for name in names:
+            at = self._daemons[name].answers_at
+            self._running.until(name, lambda at=at: _answers(at), START_LIMIT_S)
 
     @property
     def _placed(self) -> Layout:
@@ -320,42 +263,10 @@ class SlurmCluster:
         return self._processes
 
 
-# Nothing of the database outlives the cluster, so nothing need reach the disk.
-_INNODB: Final = (
-    "--innodb-log-file-size=16M",
-    "--innodb-buffer-pool-size=32M",
-    "--innodb-flush-log-at-trx-commit=0",
-    "--innodb-doublewrite=0",
-    "--innodb-flush-method=nosync",
-    "--innodb-lock-wait-timeout=900",
-    "--max-allowed-packet=64M",
-)
-
-
-def _answers(target: Path | tuple[str, int]) -> bool:
-    family = socket.AF_UNIX if isinstance(target, Path) else socket.AF_INET
-    with socket.socket(family) as probe:
+def _answers(at: Path | tuple[str, int]) -> bool:
+    with socket.socket(socket.AF_UNIX if isinstance(at, Path) else socket.AF_INET) as probe:
         try:
-            probe.connect(str(target) if isinstance(target, Path) else target)
+            probe.connect(str(at) if isinstance(at, Path) else at)
         except OSError:
             return False
     return True
-
-
-def _temporary() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="tmt-slurm-"))
-    folder.chmod(0o755)  # tenants pass through to their work folder
-    (folder / MARKER).touch()
-    return folder
-
-
-def _emptied(folder: Path) -> Path:
-    """Make the given folder, or empty it if it is one of ours."""
-    if folder.exists():
-        if any(folder.iterdir()) and not (folder / MARKER).exists():
-            raise SlurmClusterError(f"{folder} holds other things: name a new or empty folder")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, mode=0o755)
-    folder.chmod(0o755)
-    (folder / MARKER).touch()
-    return folder.resolve()

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-REST_USER: Final = "nobody"  # neither root nor SlurmUser, which slurmrestd refuses to serve as
-
 
 @dataclass(frozen=True)
 class ClusterConfig:
@@ -153,7 +151,7 @@ _SCHEDULER: Final = (
 
 
 def slurmdbd_conf(layout: Layout) -> str:
-    """Return the text of slurmdbd.conf (slurmdbd.conf(5)); MariaDB's socket is in `environment`."""
+    """Return the text of slurmdbd.conf(5); the environment names MariaDB's socket."""
     return f"""AuthType=auth/munge
 AuthInfo=socket={layout.munge_socket}
 AuthAltTypes=auth/jwt

@@ -37,6 +37,8 @@ def main(folder: Path, parent: int, *, is_kept: bool) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: _reap())
     try:
         _serve(parent)
+    except BrokenPipeError:
+        pass  # the parent ended between a question and its answer
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _end_all()

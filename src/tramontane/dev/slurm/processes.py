@@ -1,5 +1,6 @@
 """The daemons of one cluster by name: start, kill and look, through the keeper."""
 
+import contextlib
 import json
 import os
 import pwd
@@ -65,20 +66,28 @@ class Processes:
             raise SlurmClusterError(f"{name} did not start: {answer['error']}")
         self.pids[name] = answer["pid"]
 
-    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
-        """Send a signal to a daemon and wait until it is gone."""
-        pid = self.pids[name]
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            return
-        self._until_gone([name], STOP_LIMIT_S)
+    def signal(self, name: str, number: int) -> None:
+        """Send a signal to a daemon if it runs; after SIGKILL wait until it is gone."""
+        if name not in self.pids:
+            raise SlurmClusterError(f"no daemon {name!r}; there are {', '.join(self.pids)}")
+        if self.is_alive(name):
+            _send(self.pids[name], number)
+        if number == signal.SIGKILL:
+            self._until_gone([name], STOP_LIMIT_S)
+
+    def kill_with_steps(self, slurmd: str, log: Path) -> None:
+        """Kill a slurmd, and with all below them the processes that hold ``log`` open."""
+        self.signal(slurmd, signal.SIGKILL)
+        for pid in keeper.descendants(self._keeper.pid):
+            if _holds(pid, log):
+                for doomed in (pid, *keeper.descendants(pid)):
+                    _send(doomed, signal.SIGKILL)
 
     def terminate(self, names: Sequence[str], limit_s: float) -> None:
         """Ask daemons to end, all at once, and wait until they are gone or the limit is over."""
         for name in names:
             if self.is_alive(name):
-                os.kill(self.pids[name], signal.SIGTERM)
+                _send(self.pids[name], signal.SIGTERM)
         self._until_gone(names, limit_s)
 
     def is_alive(self, name: str) -> bool:
@@ -116,3 +125,15 @@ class Processes:
         give_up_at = time.monotonic() + limit_s
         while any(self.is_alive(name) for name in names) and time.monotonic() < give_up_at:
             time.sleep(POLL_S)
+
+
+def _send(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _holds(pid: int, path: Path) -> bool:
+    try:
+        return any(link.readlink() == path for link in Path("/proc", str(pid), "fd").iterdir())
+    except OSError:
+        return False  # it ended meanwhile
