@@ -1,0 +1,140 @@
+"""Serving on Slurm: two replicas on two nodes, called, metered, scaled, rolled and drained."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clients.conftest import scenario
+from tests.support import client_envs
+from tests.support.slurm_system import CLUSTER, running_on
+from tests.support.steady_load import SteadyLoad, failures, told
+from tests.support.system import DEMO, System
+from tests.support.waiting import until
+from tramontane.dev.slurm.cluster import SlurmCluster
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+@pytest.fixture(scope="module")
+def system(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with running_on(slurm, tmp_path_factory.mktemp("serving") / "home") as system:
+        scale(system, 2)
+        yield system
+
+
+def scale(system: System, replicas: int) -> list[dict[str, Any]]:
+    """Scale the demo deployment, wait until that serves, and return its replicas."""
+    system.cloud("POST", f"/deployments/{DEMO}/scale", json={"replicas": replicas})
+    return settled(system, replicas)
+
+
+def settled(system: System, replicas: int) -> list[dict[str, Any]]:
+    """Wait until just so many replicas run and all are ready; return them."""
+
+    def look() -> list[dict[str, Any]] | None:
+        found = serving(system)
+        is_settled = all(replica["status"] == "ready" for replica in found)
+        return found if len(found) == replicas and is_settled else None
+
+    return until(look, f"{replicas} ready replicas", 60)
+
+
+def serving(system: System) -> list[dict[str, Any]]:
+    """Return the replicas that hold a place."""
+    rows = system.pages("/replicas")
+    return [row for row in rows if row["status"] not in {"stopped", "failed"}]
+
+
+def jobs_of(slurm: SlurmCluster) -> dict[str, dict[str, str]]:
+    """Return the living Slurm jobs by name: user, state, node."""
+    form = "--format=%j|%u|%T|%N|%A"
+    lines = slurm.run("squeue", "--noheader", form).splitlines()
+    keys = ("name", "user", "state", "node", "number")
+    found: list[dict[str, str]] = [dict(zip(keys, line.split("|"), strict=True)) for line in lines]
+    assert len({job["name"] for job in found}) == len(found), f"one was submitted twice: {found}"
+    return {job["name"]: job for job in found}
+
+
+def node_names(system: System) -> dict[str, str]:
+    return {node["id"]: node["name"] for node in system.pages("/nodes")}
+
+
+def test_two_replicas_run_on_two_nodes_under_the_tenants_user(
+    system: System, slurm: SlurmCluster
+) -> None:
+    replicas, names, jobs = settled(system, 2), node_names(system), jobs_of(slurm)
+    assert len({replica["node_id"] for replica in replicas}) == 2
+    for replica in replicas:
+        job = jobs[replica["id"]]
+        assert (job["user"], job["state"]) == ("tmt-a", "RUNNING")
+        assert job["node"] == names[replica["node_id"]]
+    (cluster,) = system.pages("/clusters")
+    assert (cluster["name"], cluster["driver"]) == (CLUSTER, "slurm")
+
+
+@pytest.mark.parametrize("client", ["openai-1", "openai-3", "mistralai-1", "mistralai-3"])
+def test_official_clients_are_answered_and_metered(system: System, client: str) -> None:
+    before = {event["id"] for event in system.usage_events()}
+    environment = client_envs.make_all()[client]
+    options = ["--base-url", system.base_url, "--api-key", system.api_key, "--model", DEMO]
+    options += ["--resting-model", "none", "--embedding-model", DEMO]
+    results = json.loads(environment.run(scenario(client), *options, timeout_s=120))
+    for step in ("chat", "chat stream", "async chat"):
+        assert "sovereign AI cloud" in results[step]["text"], (step, results[step])
+
+    def counted() -> bool:
+        events = [e for e in system.usage_events() if e["id"] not in before]
+        return sum(e["completion_tokens"] > 0 for e in events) >= 3
+
+    until(counted, "the usage events", 20)
+
+
+def test_logs_of_a_replica_are_read_from_its_node(system: System) -> None:
+    lines = system.cloud("GET", f"/deployments/{DEMO}/logs")
+    assert "llama" in json.dumps(lines).lower()
+
+
+def test_it_is_scaled_and_rolled_without_a_failed_request(
+    system: System, slurm: SlurmCluster
+) -> None:
+    load = SteadyLoad(system)
+    try:
+        load.go_on()
+        scale(system, 3)
+        load.go_on()
+        before = {replica["id"] for replica in scale(system, 2)}
+        parallel = system.deployment()["parallel"]
+        system.cloud("PATCH", f"/deployments/{DEMO}", json={"parallel": parallel + 1})
+        until(lambda: not before & {r["id"] for r in serving(system)}, "all replicas anew", 60)
+        settled(system, 2)
+        load.go_on()
+    finally:
+        endings = load.stop()
+    assert not failures(endings), told(failures(endings))
+    until(lambda: len(jobs_of(slurm)) == 2, "two jobs")
+
+
+def test_a_drained_node_is_left_without_a_failed_request(
+    system: System, slurm: SlurmCluster
+) -> None:
+    moved = settled(system, 2)[0]
+    name = node_names(system)[moved["node_id"]]
+    load = SteadyLoad(system)
+    try:
+        load.go_on()
+        system.cloud("POST", f"/nodes/{moved['node_id']}/drain", json={"reason": "new disks"})
+        until(lambda: moved["id"] not in {r["id"] for r in serving(system)}, "its end", 60)
+        assert moved["node_id"] not in {r["node_id"] for r in settled(system, 2)}
+        load.go_on()
+        assert "DRAIN" in slurm.run("sinfo", "--noheader", f"--nodes={name}", "--format=%T").upper()
+    finally:
+        endings = load.stop()
+        system.cloud("POST", f"/nodes/{moved['node_id']}/resume")
+    assert not failures(endings), told(failures(endings))
+    until(
+        lambda: "idle" in slurm.run("sinfo", "--noheader", f"--nodes={name}", "--format=%T"),
+        "the node to be back",
+    )
