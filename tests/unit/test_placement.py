@@ -4,7 +4,14 @@ import random
 
 from tests.support.planning import GIB, NODE, SMALL, deployment_of, node_of, replica_of
 from tramontane.domain.fleet import Node, NodeStatus
-from tramontane.domain.planning.placement import Owner, explain_no_room, find_spot, rooms_of
+from tramontane.domain.planning.placement import (
+    Holding,
+    Owner,
+    explain_no_room,
+    find_spot,
+    rooms_of,
+    whole_of,
+)
 from tramontane.domain.replica import Replica, ReplicaStatus
 from tramontane.domain.resources import Resources
 
@@ -92,3 +99,15 @@ def test_what_is_missing_is_said_of_the_nearest_node() -> None:
     )
     assert "1 device more" in explain_no_room(rooms, Resources(1_000, GIB, 1))
     assert explain_no_room({}, SMALL) == "needs 1 CPU, 1.0 GiB memory, and no node is ready"
+
+
+def test_attempts_at_jobs_hold_their_part_and_those_of_other_schedulers_do_not() -> None:
+    node = node_of(1, devices=2)
+    here = Holding("att_a", "job_a", node.id, Resources(1_000, GIB, 1), (0,))
+    elsewhere = Holding("att_b", "job_a", None, Resources(1_000, GIB, 2))
+    room = rooms_of([node], [], [here, elsewhere])[node.id]
+    assert room.free_device_indexes == (1,)
+    assert room.free == whole_of(node) - here.resources
+    spot = find_spot({node.id: room}, ME, Resources(1_000, GIB, 1))
+    assert spot is not None
+    assert spot.device_indexes == (1,)

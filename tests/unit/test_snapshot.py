@@ -56,7 +56,7 @@ def test_the_answer_of_the_api_is_a_snapshot_too() -> None:
         ({"now_ms": True}, "$.now_ms is a value of type true or false; expected whole number"),
         ({"deployments": {}}, "$.deployments is a value of type object; expected a list"),
         ({"color": 1}, "$.color is unknown"),
-        ({"format": 1}, "its format is 1; expected 2"),
+        ({"format": 1}, "its format is 1; expected 3"),
         ({"needs": [{"deployment_id": "d"}]}, "$.needs[0].resources is missing"),
         ({"needs": [3]}, "$.needs[0] is a value of type whole number; expected an object"),
     ],

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from tramontane.domain.observation import Observation, Reachable, RunState, Unreachable
+from tramontane.domain.planning.placement import Holding
 from tramontane.domain.planning.plan import DriverAction, Ensure, Forget, Stop, StopOrphan
 from tramontane.domain.planning.snapshot import ClusterState, ReplicaSnapshot
 from tramontane.domain.planning.watch import Watch
@@ -43,6 +44,21 @@ def orphans(snapshot: ReplicaSnapshot) -> Iterable[tuple[ClusterState, Observati
             for observation in state.view.observations:
                 if (state.cluster.id, observation.replica_id) not in holding:
                     yield state, observation
+
+
+def stray_attempts(
+    states: Iterable[ClusterState], holdings: Iterable[Holding]
+) -> set[tuple[str, str]]:
+    """Return where attempts at jobs run that nobody counts: pairs of cluster id and node name."""
+    known = {holding.attempt_id for holding in holdings}
+    return {
+        (state.cluster.id, node_name)
+        for state in states
+        if isinstance(state.view, Reachable)
+        for attempt in state.view.attempts
+        if attempt.attempt_id not in known and not attempt.state.is_over
+        for node_name in attempt.node_names
+    }
 
 
 def _act_on(replica: Replica, snapshot: ReplicaSnapshot, watch: Watch) -> DriverAction | None:

@@ -50,6 +50,20 @@ class Room:
 
 
 @dataclass(frozen=True, slots=True)
+class Holding:
+    """What one attempt at a job holds.
+
+    ``node_id`` is set where Tramontane chose the node; elsewhere its cluster counts it itself.
+    """
+
+    attempt_id: str
+    job_id: str
+    node_id: str | None
+    resources: Resources
+    device_indexes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Spot:
     """A place for one replica."""
 
@@ -58,8 +72,10 @@ class Spot:
     device_indexes: tuple[int, ...]
 
 
-def rooms_of(nodes: Iterable[Node], replicas: Iterable[Replica]) -> dict[str, Room]:
-    """Return what is left of each ready node, by node id, beside the ``replicas`` that hold it."""
+def rooms_of(
+    nodes: Iterable[Node], replicas: Iterable[Replica], holdings: Iterable[Holding] = ()
+) -> dict[str, Room]:
+    """Return what is left of each ready node, by its id, beside the replicas and attempts on it."""
     rooms = {
         node.id: Room(node, whole_of(node), tuple(sorted(d.index for d in node.devices)))
         for node in sorted(nodes, key=lambda node: node.id)
@@ -71,6 +87,12 @@ def rooms_of(nodes: Iterable[Node], replicas: Iterable[Replica]) -> dict[str, Ro
             launch = replica.launch
             owner = Owner(replica.deployment_id, replica.generation)
             rooms[replica.node_id] = room.take(owner, launch.resources, launch.device_indexes)
+    for holding in holdings:
+        room = rooms.get(holding.node_id or "")
+        if room is not None:
+            owner = Owner(holding.job_id, 0)
+            taken = room.take(owner, holding.resources, holding.device_indexes)
+            rooms[room.node.id] = taken
     return rooms
 
 

@@ -15,7 +15,7 @@ from tramontane.domain.observation import (
     Unreachable,
 )
 from tramontane.domain.planning.backoff import Backoff, after_failure, after_stability
-from tramontane.domain.planning.calls import orphans, plan_calls
+from tramontane.domain.planning.calls import orphans, plan_calls, stray_attempts
 from tramontane.domain.planning.deployment_status import Facts, describe
 from tramontane.domain.planning.placement import Owner, Room, explain_no_room, find_spot, rooms_of
 from tramontane.domain.planning.plan import (
@@ -231,6 +231,7 @@ def _open_rooms(drafts: list[_Draft], snapshot: ReplicaSnapshot) -> dict[str, Ro
         for state, observation in orphans(snapshot)
         if observation.run_state is not RunState.EXITED
     }
+    occupied |= stray_attempts(snapshot.clusters, snapshot.holdings)
     nodes = [
         node
         for state in snapshot.clusters
@@ -238,7 +239,7 @@ def _open_rooms(drafts: list[_Draft], snapshot: ReplicaSnapshot) -> dict[str, Ro
         for node in state.nodes
         if (state.cluster.id, node.name) not in occupied
     ]
-    return rooms_of(nodes, holding)
+    return rooms_of(nodes, holding, snapshot.holdings)
 
 
 def _set_status(draft: _Draft, snapshot: ReplicaSnapshot) -> None:

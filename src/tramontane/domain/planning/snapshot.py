@@ -12,13 +12,14 @@ from typing import Any, Final, cast
 from tramontane.domain.deployment import Deployment
 from tramontane.domain.fleet import Cluster, Node
 from tramontane.domain.observation import ClusterView
+from tramontane.domain.planning.placement import Holding
 from tramontane.domain.planning.plain import NotPlainError, from_plain, to_plain
 from tramontane.domain.replica import Replica
 from tramontane.domain.resources import Resources
 from tramontane.domain.strict_json import StrictJsonError, loads
 
 REDACTED: Final = "[redacted]"
-SNAPSHOT_FORMAT: Final = 2
+SNAPSHOT_FORMAT: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,8 @@ class ReplicaSnapshot:
     ``deployments`` are the live ones. ``replicas`` are all that hold capacity, all that a driver
     lists, and the ended ones of deployments whose last start failed. ``routed_replica_ids`` are
     those that the published route table names. ``start_errors`` are pairs of a replica's id and
-    what its driver said when its start was last tried in vain.
+    what its driver said when its start was last tried in vain. ``holdings`` are those of attempts
+    at jobs, which share the nodes with replicas.
     """
 
     now_ms: int
@@ -56,6 +58,7 @@ class ReplicaSnapshot:
     clusters: tuple[ClusterState, ...]
     routed_replica_ids: frozenset[str] = frozenset()
     start_errors: tuple[tuple[str, str], ...] = ()
+    holdings: tuple[Holding, ...] = ()
     format: int = SNAPSHOT_FORMAT
 
 
