@@ -70,6 +70,7 @@ class JobLaunch:
     tenancy: Tenancy
     secret: str
     grace_s: int = 30  # between being asked to end and being ended
+    device_indexes: tuple[int, ...] = ()  # where Tramontane chose them
 
 
 @dataclass(frozen=True, slots=True)
