@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install
 # One line a package is the progress; warnings and errors come on stderr as always.
 SHOW := sed -un 's/^Collecting \([^ ]*\).*/  \1/p'
 
-.PHONY: help up test check lint types fast sim fuzz soak golden compiled bench-gateway lock debian clean
+.PHONY: help up test check lint types fast sim fuzz soak golden slurm test-slurm compiled bench-gateway lock debian clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,12 @@ soak: $(DEV_STAMP) ## Half an hour of mixed load with faults, everything account
 golden: $(DEV_STAMP) ## Rewrite the golden files; review the diff before you commit it
 	@TRAMONTANE_GOLDEN=1 $(MAKE) --no-print-directory fast
 	@git status --short tests/golden
+
+slurm: $(RUN_STAMP) ## Run a Slurm cluster on this machine, as root (ARGS="--racks 2 --nodes-per-rack 2 --gpus 4")
+	@exec $(BIN)/tramontane dev slurm $(ARGS)
+
+test-slurm: $(DEV_STAMP) debian ## Run the tests that need Slurm, alone
+	@$(BIN)/python -m pytest -q tests/slurm
 
 compiled: $(DEV_STAMP) ## Compile the gateway's hot path into build/compiled (needs gcc; a minute): docs/howto/compiled-gateway.md
 	@bash .ci/compiled $(BIN)/python

@@ -12,10 +12,24 @@ python=.venv/bin/python
 [ -x "$python" ] || python=python3
 headers=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
 [ -e "$headers/Python.h" ] || missing+=(python3-dev)
+# A Slurm cluster. Its daemons are not on the PATH of everybody.
+for needed in slurmctld slurmd sbatch:slurm-client slurmdbd slurmrestd munged:munge mariadbd:mariadb-server; do
+  PATH=$PATH:/usr/sbin command -v "${needed%%:*}" >/dev/null || missing+=("${needed##*:}")
+done
+for needed in auth_jwt:slurm-wlm-jwt-plugin topology_tree:slurm-wlm-basic-plugins accounting_storage_mysql:slurm-wlm-mysql-plugin; do
+  ls /usr/lib/*/slurm-wlm/"${needed%%:*}.so" >/dev/null 2>&1 || missing+=("${needed##*:}")
+done
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
   echo "installing Debian packages: ${missing[*]}"
+  # The tests start daemons themselves: Debian is asked not to, by a file of its own protocol.
+  policy=/usr/sbin/policy-rc.d
+  if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+    trap 'rm -f "$policy"' EXIT
+  fi
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 else

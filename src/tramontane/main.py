@@ -176,6 +176,45 @@ def plan(
     _run("tramontane.processes.plan", snapshot, home)
 
 
+dev = typer.Typer(
+    help="What a real site has, on this machine.",
+    epilog=EPILOG,
+    rich_markup_mode=None,
+    add_completion=False,
+    invoke_without_command=True,
+    context_settings=QUICK,
+)
+app.add_typer(dev, name="dev")
+
+
+@dev.callback()
+def _dev(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(ExitCode.USAGE)
+
+
+@dev.command("slurm", epilog=EPILOG)
+def dev_slurm(
+    *,
+    racks: Annotated[int, typer.Option("--racks", metavar="N", min=1, help="Racks.")] = 2,
+    nodes_per_rack: Annotated[
+        int, typer.Option("--nodes-per-rack", metavar="N", min=1, help="Nodes of a rack.")
+    ] = 2,
+    gpus: Annotated[int, typer.Option("--gpus", metavar="N", min=0, help="GPUs of a node.")] = 4,
+    cpus: Annotated[int, typer.Option("--cpus", metavar="N", min=1, help="CPUs of a node.")] = 8,
+    memory_mb: Annotated[
+        int, typer.Option("--memory-mb", metavar="MB", min=1, help="Memory of a node.")
+    ] = 4_000,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", metavar="DIR", help="Where it lives [a new one].")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the folder, for its logs.")] = False,
+) -> None:
+    """Run a real Slurm cluster on this machine until Ctrl-C; needs root."""
+    _run("tramontane.dev.slurm.command", racks, nodes_per_rack, gpus, cpus, memory_mb, folder, keep)
+
+
 @app.command(
     "runner",
     add_help_option=False,
@@ -183,7 +222,7 @@ def plan(
 )
 def runner(context: typer.Context) -> None:
     """Supervise one replica on this node; all arguments go to the runner itself."""
-    raise typer.Exit(_load("tramontane.runner").main(context.args))
+    raise typer.Exit(_load("tramontane.runner.command").main(context.args))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -20,13 +20,16 @@ from tramontane.dev.slurm import packages, tokens
 from tramontane.dev.slurm.config import ClusterConfig, Layout
 from tramontane.dev.slurm.daemons import Daemon, daemons
 from tramontane.dev.slurm.folders import fill_folder, make_folder
-from tramontane.dev.slurm.ports import PortBlock
+from tramontane.dev.slurm.ports import BLOCK, PortBlock
 from tramontane.dev.slurm.processes import POLL_S, Processes, SlurmClusterError
 
 START_LIMIT_S: Final = 120.0  # for one daemon, on a machine that is busy with other things
 COMMAND_LIMIT_S: Final = 60.0
 STOP_LIMIT_S: Final = 5.0
-_WELL: Final = frozenset({"idle", "mixed", "allocated", "completing", "draining", "drained"})
+_OTHER_PORTS: Final = 3  # slurmctld, slurmdbd, slurmrestd
+NODES_MAX: Final = BLOCK - _OTHER_PORTS - 53  # a few ports of a block may be taken by others
+_USABLE: Final = frozenset({"idle", "mixed", "allocated", "completing"})
+_RESPONDING: Final = _USABLE | {"draining", "drained"}
 
 
 class SlurmCluster:
@@ -97,6 +100,10 @@ class SlurmCluster:
     def pids(self) -> dict[str, int]:
         """The last pid of each daemon by its name."""
         return dict(self._running.pids)
+
+    def alive(self) -> set[str]:
+        """Return the names of the daemons that run."""
+        return {name for name in self._running.pids if self._running.is_alive(name)}
 
     def env(self) -> dict[str, str]:
         """Return this process's environment with what commands of Slurm need to find us."""
@@ -174,12 +181,36 @@ class SlurmCluster:
         """Wait until the controller hears every node, or raise after the limit."""
         give_up_at = time.monotonic() + limit_s
         while True:
-            shown = self.run("sinfo", "--noheader", "--Node", "--format=%N %T")
-            states = dict(line.split() for line in shown.splitlines())
-            if len(states) == len(self.node_names) and set(states.values()) <= _WELL:
+            states = self._states()
+            if len(states) == len(self.node_names) and set(states.values()) <= _RESPONDING:
                 return
             if time.monotonic() > give_up_at:
                 raise SlurmClusterError(f"not every node responds: {states}")
+            time.sleep(POLL_S)
+
+    def heal(self, limit_s: float = START_LIMIT_S) -> None:
+        """Bring the cluster back to how a start leaves it: all daemons, no job, every node idle.
+
+        Accounts, users and QOS stay.
+        """
+        for name in self._daemons:
+            self.resume(name)
+            if not self._running.is_alive(name):
+                self._start(name)
+                self._until_ready(name)
+        self.until_nodes_respond(limit_s)
+        give_up_at = time.monotonic() + limit_s
+        while jobs := self.run("squeue", "--noheader", "--format=%A").split():
+            if time.monotonic() > give_up_at:
+                raise SlurmClusterError(f"jobs do not end: {', '.join(jobs)}")
+            self.run("scancel", "--quiet", *jobs)
+            time.sleep(POLL_S)
+        for node, state in self._states().items():
+            if state.rstrip("*") not in _USABLE:
+                self.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        while set(self._states().values()) != {"idle"}:
+            if time.monotonic() > give_up_at:
+                raise SlurmClusterError(f"not every node became idle: {self._states()}")
             time.sleep(POLL_S)
 
     def start(self) -> None:
@@ -189,9 +220,11 @@ class SlurmCluster:
             raise SlurmClusterError(f"a Slurm cluster needs Debian packages: {wanted}")
         if os.geteuid() != 0:
             raise SlurmClusterError("a Slurm cluster runs jobs as other users: start it as root")
+        if len(self.node_names) > NODES_MAX:
+            raise SlurmClusterError(f"a Slurm cluster has at most {NODES_MAX} nodes here")
         assert self._processes is None, "the cluster runs already"
         try:
-            self._ports = PortBlock(3 + len(self.node_names))
+            self._ports = PortBlock(_OTHER_PORTS + len(self.node_names))
             folder = make_folder(self.config.folder)
             self._processes = Processes(folder, is_kept=self.config.is_kept)
             self._layout = self._lay_out(folder, self._ports)
@@ -212,6 +245,11 @@ class SlurmCluster:
         if self._ports is not None:
             self._ports.release()
             self._ports = None
+
+    def _states(self) -> dict[str, str]:
+        """Return the state of each node; an asterisk says that it does not respond."""
+        shown = self.run("sinfo", "--noheader", "--Node", "--format=%N %T")
+        return dict(line.split() for line in shown.splitlines())
 
     def _lay_out(self, folder: Path, ports: PortBlock) -> Layout:
         return Layout(
