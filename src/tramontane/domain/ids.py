@@ -23,6 +23,8 @@ ATTEMPT: Final = "att"
 USAGE_EVENT: Final = "evt"
 REQUEST: Final = "req"
 LIMIT: Final = "lim"
+QUOTA: Final = "quo"
+RESERVATION: Final = "rsv"
 RESPONSE: Final = "resp"
 INSTALLATION: Final = "ins"
 

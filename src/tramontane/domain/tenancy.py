@@ -33,6 +33,8 @@ class Permission(StrEnum):
     USAGE_READ = "usage.read"
     LIMITS_READ = "limits.read"
     LIMITS_WRITE = "limits.write"
+    QUOTAS_READ = "quotas.read"
+    QUOTAS_WRITE = "quotas.write"
     PRICES_READ = "prices.read"
     PRICES_WRITE = "prices.write"
     EVENTS_READ = "events.read"
@@ -67,6 +69,7 @@ ROLE_PERMISSIONS: Final[dict[Role, frozenset[Permission]]] = {
             Permission.REPLICAS_READ,
             Permission.USAGE_READ,
             Permission.LIMITS_READ,
+            Permission.QUOTAS_READ,
             Permission.PRICES_READ,
             Permission.EVENTS_READ,
             Permission.INFERENCE,

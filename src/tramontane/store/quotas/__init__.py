@@ -1,0 +1,1 @@
+"""What tenants may hold of accelerators, and what jobs cost: tables and statements."""
