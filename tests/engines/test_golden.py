@@ -51,6 +51,11 @@ CASES = {
         specs.MISTRAL_24B,
         (0, 1, 2, 3, 4, 5, 6, 7),
     ),
+    "vllm-two-nodes": (
+        specs.vllm(devices=8, nodes=2, adapters=specs.ADAPTERS),
+        specs.MISTRAL_24B,
+        (0, 1, 2, 3, 4, 5, 6, 7),
+    ),
     "vllm-adapters": (
         specs.vllm(devices=1, adapters=specs.ADAPTERS),
         specs.MISTRAL_24B,
@@ -76,7 +81,7 @@ def test_command_line_and_environment(case: str) -> None:
 def test_secrets_are_in_the_environment_only(case: str) -> None:
     spec, version, indexes = CASES[case]
     launch = _launch(spec, version, indexes)
-    assert not any(specs.SECRET in word for word in launch.argv)
+    assert not any(specs.SECRET in word for word in (*launch.argv, *launch.worker_argv))
     assert ("TRAMONTANE_REPLICA_SECRET", specs.SECRET) in launch.env
     names = [name for name, _ in launch.env]
     assert len(names) == len(set(names))
@@ -112,6 +117,7 @@ def _show(launch: LaunchSpec) -> str:
     return "\n".join(
         [
             *(f"argv  {word}" for word in launch.argv),
+            *(f"other {word}" for word in launch.worker_argv),
             *(f"env   {name}={value}" for name, value in launch.env),
             f"needs {launch.resources.describe()}",
             f"sees  devices {list(launch.device_indexes)}",

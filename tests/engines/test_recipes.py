@@ -150,6 +150,27 @@ REFUSALS: list[tuple[DeploymentSpec, ModelVersion, Code, str, str]] = [
         "expected the same number",
     ),
     (
+        specs.vllm(nodes=2),
+        specs.MISTRAL_24B,
+        Code.INVALID_VALUE,
+        "devices",
+        "nodes is 2 and devices is 0: expected devices on each node",
+    ),
+    (
+        specs.vllm(nodes=2, devices=4, **specs.options(tensor_parallel_size="3")),
+        specs.MISTRAL_24B,
+        Code.INVALID_VALUE,
+        "devices",
+        "devices x nodes is 8 and tensor_parallel_size x pipeline_parallel_size is 6: expected the",
+    ),
+    (
+        specs.llamacpp(512, nodes=2, devices=1),
+        specs.DEMO,
+        Code.UNSUPPORTED_BY_ENGINE,
+        "nodes",
+        "nodes is 2: llamacpp runs on one node only; vllm runs on several",
+    ),
+    (
         specs.vllm(devices=1, **specs.options(gpu_memory_utilization="0.99")),
         specs.MISTRAL_24B,
         Code.INVALID_VALUE,
@@ -363,3 +384,32 @@ def test_overrides_are_taken_as_they_are() -> None:
     spec = specs.llamacpp(cpu_millicores=1500, memory_bytes=GIB)
     needed = RECIPES["llamacpp"].resources(spec, specs.DEMO)
     assert (needed.cpu_millicores, needed.memory_bytes) == (1500, GIB)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "devices", "named", "tensor", "stages"),
+    [
+        (1, 8, {}, "8", None),
+        (4, 8, {}, "8", "4"),  # a stage on each node
+        (2, 8, {"tensor_parallel_size": "16"}, "16", "1"),
+        (2, 8, {"tensor_parallel_size": "4"}, "4", "4"),
+        (2, 6, {"pipeline_parallel_size": "3"}, "4", "3"),
+        (1, 8, {"pipeline_parallel_size": "2"}, "4", "2"),
+    ],
+)
+def test_all_devices_of_all_nodes_share_a_model(
+    nodes: int, devices: int, named: dict[str, str], tensor: str, stages: str | None
+) -> None:
+    spec = specs.vllm(nodes=nodes, devices=devices, **specs.options(**named))
+    assert RECIPES["vllm"].check(spec, specs.MISTRAL_24B) is None
+    indexes = tuple(range(devices))
+    launch = RECIPES["vllm"].launch(
+        spec, specs.MISTRAL_24B, served_name="a", secret="s", device_indexes=indexes
+    )
+    words = {"--tensor-parallel-size": tensor, "--pipeline-parallel-size": stages}
+    for argv in (launch.argv, launch.worker_argv) if nodes > 1 else (launch.argv,):
+        told = {name: argv[argv.index(name) + 1] if name in argv else None for name in words}
+        assert told == words | {"--pipeline-parallel-size": stages if stages != "1" else None}
+    assert launch.nodes == nodes
+    assert launch.resources.devices == devices, "of each node"
+    assert ("--headless" in launch.worker_argv) == (nodes > 1)

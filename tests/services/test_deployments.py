@@ -9,6 +9,7 @@ import pytest
 from tests.support.cloud import Cloud
 from tests.support.weights import write_gguf, write_safetensors
 from tramontane.domain.deployment import DeploymentStatus, SpecChange
+from tramontane.domain.launch import PriorityClass
 from tramontane.domain.refusal import Code, RefusedError
 from tramontane.domain.resources import Resources
 from tramontane.services.deployments.wishes import DescribedDeployment, NewDeployment
@@ -130,6 +131,34 @@ def test_what_fits_no_node_is_told_by_how_much(
     assert told in error.value.refusal.message
 
 
+def test_a_cluster_is_named_by_name_or_id_and_a_wrong_one_gets_the_nearest(cloud: Cloud) -> None:
+    node = cloud.add_node()
+    spec = create(cloud, cluster=node.cluster_id, priority_class=PriorityClass.SPOT).deployment.spec
+    assert (spec.cluster, spec.priority_class) == ("local", PriorityClass.SPOT)
+    for wrong, hint in (("lokal", "did you mean local?"), ("alps", "leave it out")):
+        with cloud.unchanged(), pytest.raises(RefusedError) as error:
+            create(cloud, "other", cluster=wrong)
+        assert refusal(error) == (Code.INVALID_VALUE, "cluster")
+        assert hint in error.value.refusal.message
+    before = change(cloud).deployment
+    anywhere = change(cloud, cluster="").deployment
+    assert (anywhere.spec.cluster, anywhere.generation) == (None, before.generation + 1)
+
+
+def test_as_many_nodes_as_no_cluster_has_are_refused(cloud: Cloud, tmp_path: Path) -> None:
+    folder = write_safetensors(tmp_path / "folder")
+    cloud.services.models.import_weights(cloud.operator, name="tensors", path=str(folder))
+    small = {"memory_bytes": 2 * GIB, "cpu_millicores": 1_000, "devices": 1, "model": "tensors"}
+    for name in ("one", "two"):
+        cloud.add_node(Resources(8_000, 8 * GIB, 2), name)
+    cloud.add_node(Resources(500, 8 * GIB, 2), "three")
+    assert create(cloud, nodes=2, **small).deployment.spec.nodes == 2
+    with cloud.unchanged(), pytest.raises(RefusedError) as error:
+        create(cloud, "wide", nodes=3, **small)
+    assert refusal(error) == (Code.DOES_NOT_FIT, "nodes")
+    assert "no rack has more than 2 such nodes" in error.value.refusal.message
+
+
 def test_without_any_node_a_deployment_waits_for_one(cloud: Cloud) -> None:
     assert create(cloud, memory_bytes=20 * GIB).deployment.status is DeploymentStatus.PENDING
 
@@ -151,6 +180,7 @@ def test_scaling_keeps_the_generation(cloud: Cloud) -> None:
         {"memory_bytes": GIB},
         {"engine_options": (("mode", "chat"),)},
         {"parallel": 1, "replicas": 2},
+        {"priority_class": PriorityClass.RESERVED},
     ],
 )
 def test_any_other_change_is_a_new_generation(cloud: Cloud, fields: dict[str, object]) -> None:

@@ -4,8 +4,11 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
+from tramontane.domain.launch import AdapterSpec, PriorityClass
+
 ADAPTERS_MAX: Final = 32  # of one deployment; each takes memory in every replica
 REPLICAS_MAX: Final = 256  # a deployment beyond this is a typing error, not a wish
+NODES_MAX: Final = 64  # of one replica: more than any rack has
 DEFAULT_START_MS: Final = 5_000  # until a replica of the deployment was measured
 
 # Defaults of `AutoscaleSpec`. A start of a large model takes minutes and a stop loses its caches,
@@ -70,21 +73,15 @@ class Canary:
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterSpec:
-    """A LoRA adapter that replicas load beside their model; requests call it by ``name``."""
-
-    name: str
-    model_version_id: str
-
-
-@dataclass(frozen=True, slots=True)
 class DeploymentSpec:
     """What is wanted. A change to more than the number of replicas replaces them, one by one.
 
-    With ``autoscale``, ``replicas`` is only where scaling begins. ``resources_*`` are per replica;
-    None lets the engine's recipe decide. ``context_length`` counts tokens per request;
-    ``parallel`` is how many requests a replica serves at a time. ``engine_options`` are further
-    options, each checked by the recipe. ``adapters`` are sorted by name.
+    With ``autoscale``, ``replicas`` is only where scaling begins. A replica takes ``nodes`` nodes
+    of one rack; ``devices``, ``cpu_millicores`` and ``memory_bytes`` are of each of them, and None
+    lets the engine's recipe decide. ``context_length`` counts tokens per request; ``parallel`` is
+    how many requests a replica serves at a time. ``engine_options`` are further options, each
+    checked by the recipe. ``adapters`` are sorted by name. ``cluster`` is the name of the only
+    one where replicas may run, None for any.
     """
 
     model_version_id: str
@@ -98,6 +95,9 @@ class DeploymentSpec:
     engine_options: tuple[tuple[str, str], ...] = ()
     autoscale: AutoscaleSpec | None = None
     adapters: tuple[AdapterSpec, ...] = ()
+    cluster: str | None = None
+    nodes: int = 1
+    priority_class: PriorityClass = PriorityClass.STANDARD
 
     def differs_in_kind(self, other: "DeploymentSpec") -> bool:
         """Tell whether ``other`` differs in more than how many replicas are wanted."""
@@ -156,6 +156,7 @@ class SpecChange:
     """A partial change of a spec; None leaves a field as it is.
 
     ``adapters`` are all that are wanted from now on: names, each with a reference to a model.
+    An empty ``cluster`` is any.
     """
 
     replicas: int | None = None
@@ -167,3 +168,6 @@ class SpecChange:
     memory_bytes: int | None = None
     engine_options: tuple[tuple[str, str], ...] | None = field(default=None)
     adapters: tuple[tuple[str, str], ...] | None = None
+    cluster: str | None = None
+    nodes: int | None = None
+    priority_class: PriorityClass | None = None

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from tramontane.domain.deployment import AdapterSpec
 from tramontane.domain.resources import Resources
 
 # Placeholders in `LaunchSpec.argv` and its environment values, filled in on the node that runs it.
@@ -33,6 +32,14 @@ class Tenancy:
 
     organization: str
     project: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSpec:
+    """A LoRA adapter that replicas load beside their model; requests call it by ``name``."""
+
+    name: str
+    model_version_id: str
 
 
 @dataclass(frozen=True, slots=True)

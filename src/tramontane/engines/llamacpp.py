@@ -215,6 +215,9 @@ def _check_devices(spec: DeploymentSpec) -> Refusal | None:
     if spec.devices < 0:
         message = f"devices is {spec.devices}: expected 0 or more"
         return Refusal(Code.INVALID_VALUE, message, "devices")
+    if spec.nodes != 1:
+        message = f"nodes is {spec.nodes}: llamacpp runs on one node only; vllm runs on several"
+        return Refusal(Code.UNSUPPORTED_BY_ENGINE, message, "nodes")
     layers = options_of(spec.engine_options).get("n_gpu_layers", "0")
     if layers != "0" and spec.devices == 0:
         message = (

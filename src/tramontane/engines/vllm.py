@@ -4,6 +4,14 @@ The command line follows vLLM 0.33. Its interpreter comes from the operator and 
 tenant; weights are only read as safetensors, and code from model folders is never run. vLLM asks
 for its key under ``/v1`` only (its security guide says so), so its port must be reachable by
 gateways alone.
+
+On several nodes it runs without Ray: one server on the first node and one process without a front
+end on each other, which meet at the first node's address. The options are those of its guide to
+parallelism (docs/serving/parallelism_scaling.md, "Running vLLM with MultiProcessing") and of
+https://github.com/vllm-project/vllm/pull/23691, which brought them with release 0.12; only ``vllm
+serve`` knows ``--headless`` (vllm/entrypoints/cli/serve.py), the server's own module does not. By
+default each node holds one stage of the pipeline, and its devices share each layer: between nodes
+the network then carries activations only.
 """
 
 from collections.abc import Sequence
@@ -12,7 +20,17 @@ from typing import Final
 
 from tramontane.domain.catalog import Capabilities, ModelVersion, WeightsFormat
 from tramontane.domain.deployment import DeploymentSpec
-from tramontane.domain.launch import HOST, PORT, PYTHON, SECRET_ENV, LaunchSpec, LoadProbe
+from tramontane.domain.launch import (
+    HEAD,
+    HEAD_PORT,
+    HOST,
+    PORT,
+    PYTHON,
+    RANK,
+    SECRET_ENV,
+    LaunchSpec,
+    LoadProbe,
+)
 from tramontane.domain.refusal import Code, Refusal
 from tramontane.domain.resources import Resources
 from tramontane.engines import rules
@@ -55,7 +73,6 @@ OPTIONS: Final[tuple[Option, ...]] = (
 _PLAIN: Final = (
     "kv_cache_dtype",
     "max_num_batched_tokens",
-    "pipeline_parallel_size",
     "quantization",
     "reasoning_parser",
 )
@@ -146,21 +163,26 @@ class Vllm:
     ) -> LaunchSpec:
         """Return the command line of vLLM's server for the OpenAI protocol."""
         rules.must_pass(self.check(spec, version, adapters))
+        engine = (
+            *("--load-format", "safetensors"),
+            *("--max-model-len", str(spec.context_length)),
+            *("--max-num-seqs", str(spec.parallel)),
+            *_option_words(spec),
+            *_adapter_words(spec, adapters),
+            *_node_words(spec),
+        )
         argv = (
             *(self.python, "-m", "vllm.entrypoints.openai.api_server"),
             *("--model", version.path),
             *("--served-model-name", served_name),
             *("--host", HOST),
             *("--port", PORT),
-            *("--load-format", "safetensors"),
-            *("--max-model-len", str(spec.context_length)),
-            *("--max-num-seqs", str(spec.parallel)),
-            *_option_words(spec),
-            *_adapter_words(spec, adapters),
+            *engine,
             *("--allowed-origins", "[]"),
             "--disable-fastapi-docs",
             "--disable-uvicorn-access-log",
         )
+        serve = (self.python, "-m", "vllm.entrypoints.cli.main", "serve", version.path)
         env = (
             (SECRET_ENV, secret),
             ("VLLM_API_KEY", secret),
@@ -172,6 +194,8 @@ class Vllm:
         )
         if not spec.devices:
             env = (*env, ("VLLM_CPU_KVCACHE_SPACE", str(_cpu_kv_gibibytes(spec, version))))
+        if spec.nodes > 1:
+            env = (*env, ("VLLM_HOST_IP", HOST))  # where the others find this node
         ready_s = READY_S_MIN + version.size_bytes // LOAD_BYTES_PER_S
         return LaunchSpec(
             argv=argv,
@@ -183,12 +207,17 @@ class Vllm:
             drain_timeout_s=DRAIN_S,
             device_indexes=device_indexes,
             adapters=spec.adapters,
+            nodes=spec.nodes,
+            worker_argv=(*serve, *engine, "--headless") if spec.nodes > 1 else (),
         )
 
 
 def _option_words(spec: DeploymentSpec) -> tuple[str, ...]:
     options = options_of(spec.engine_options)
-    words = ["--tensor-parallel-size", str(_tensor_parallel(spec))]
+    tensor, stages = _parallel(spec)
+    words = ["--tensor-parallel-size", str(tensor)]
+    if stages > 1 or "pipeline_parallel_size" in options:
+        words += ["--pipeline-parallel-size", str(stages)]
     if spec.devices:
         words += ["--gpu-memory-utilization", options.get("gpu_memory_utilization", "0.9")]
     words += ["--dtype", options.get("dtype", "auto" if spec.devices else "bfloat16")]
@@ -204,6 +233,19 @@ def _option_words(spec: DeploymentSpec) -> tuple[str, ...]:
     if "tool_call_parser" in options:
         words += ["--enable-auto-tool-choice", "--tool-call-parser", options["tool_call_parser"]]
     return tuple(words)
+
+
+def _node_words(spec: DeploymentSpec) -> tuple[str, ...]:
+    """Return how the processes of several nodes find each other."""
+    if spec.nodes == 1:
+        return ()
+    return (
+        *("--distributed-executor-backend", "mp"),
+        *("--nnodes", str(spec.nodes)),
+        *("--node-rank", RANK),
+        *("--master-addr", HEAD),
+        *("--master-port", HEAD_PORT),
+    )
 
 
 def _adapter_words(spec: DeploymentSpec, adapters: Sequence[ModelVersion]) -> tuple[str, ...]:
@@ -233,23 +275,34 @@ def _check_adapter_paths(adapters: Sequence[ModelVersion]) -> Refusal | None:
     return None
 
 
-def _tensor_parallel(spec: DeploymentSpec) -> int:
-    """Return the parts of each layer: as asked, else one per device of a pipeline's stage."""
+def _parallel(spec: DeploymentSpec) -> tuple[int, int]:
+    """Return the parts of each layer and the stages of the pipeline: as asked, else what fits.
+
+    On one node that is one stage, on several one for each of them.
+    """
     options = options_of(spec.engine_options)
-    stages = int(options.get("pipeline_parallel_size", "1"))
-    return int(options.get("tensor_parallel_size", str(max(1, spec.devices // stages))))
+    parts = max(1, spec.devices) * spec.nodes
+    tensor, stages = options.get("tensor_parallel_size"), options.get("pipeline_parallel_size")
+    if stages is None:
+        stages = parts // int(tensor) if tensor and spec.nodes > 1 else spec.nodes
+    return int(tensor or max(1, parts // max(1, int(stages)))), int(stages)
 
 
 def _check_devices(spec: DeploymentSpec) -> Refusal | None:
     if spec.devices < 0:
         message = f"devices is {spec.devices}: expected 0 or more"
         return Refusal(Code.INVALID_VALUE, message, "devices")
-    stages = int(options_of(spec.engine_options).get("pipeline_parallel_size", "1"))
-    needed = _tensor_parallel(spec) * stages
-    if needed != max(1, spec.devices):
+    if spec.nodes > 1 and not spec.devices:
+        message = f"nodes is {spec.nodes} and devices is 0: expected devices on each node"
+        return Refusal(Code.INVALID_VALUE, message, "devices")
+    tensor, stages = _parallel(spec)
+    if tensor * stages != max(1, spec.devices) * spec.nodes:
+        devices = f"devices is {spec.devices}"
+        if spec.nodes > 1:
+            devices = f"devices x nodes is {spec.devices * spec.nodes}"
         message = (
-            f"devices is {spec.devices} and tensor_parallel_size x pipeline_parallel_size is "
-            f"{needed}: expected the same number"
+            f"{devices} and tensor_parallel_size x pipeline_parallel_size is "
+            f"{tensor * stages}: expected the same number"
         )
         return Refusal(Code.INVALID_VALUE, message, "devices")
     return None

@@ -187,15 +187,26 @@ class CreateDeployment(Strict):
     parallel: Annotated[
         types.Parallel, Field(description="Requests that one replica serves at a time.")
     ] = 4
-    devices: Annotated[types.Devices, Field(description="Accelerators per replica.")] = 0
+    nodes: Annotated[
+        types.Nodes, Field(description="Nodes of one rack that one replica takes.")
+    ] = 1
+    devices: Annotated[types.Devices, Field(description="Accelerators per node.")] = 0
     cpu_millicores: Annotated[
         types.CpuMillicores | None,
-        Field(description="Thousandths of a CPU core per replica; null: as the engine needs."),
+        Field(description="Thousandths of a CPU core per node; null: as the engine needs."),
     ] = None
     memory_bytes: Annotated[
         types.MemoryBytes | None,
-        Field(description="Bytes of memory per replica; null: as the engine needs."),
+        Field(description="Bytes of memory per node; null: as the engine needs."),
     ] = None
+    cluster: Annotated[
+        types.Ref | None,
+        Field(description="Name or id of the only cluster to run on; null: any."),
+    ] = None
+    priority_class: Annotated[
+        types.PriorityClass,
+        Field(description="Who gives way where a cluster is full: spot first, reserved last."),
+    ] = "standard"
     engine_options: Annotated[
         types.EngineOptions | None, Field(description="Further options of the engine, by name.")
     ] = None
@@ -227,12 +238,23 @@ class PatchDeployment(Strict):
     parallel: Annotated[
         types.Parallel | None, Field(description="Requests that one replica serves at a time.")
     ] = None
-    devices: Annotated[types.Devices | None, Field(description="Accelerators per replica.")] = None
+    nodes: Annotated[
+        types.Nodes | None, Field(description="Nodes of one rack that one replica takes.")
+    ] = None
+    devices: Annotated[types.Devices | None, Field(description="Accelerators per node.")] = None
     cpu_millicores: Annotated[
-        types.CpuMillicores | None, Field(description="Thousandths of a CPU core per replica.")
+        types.CpuMillicores | None, Field(description="Thousandths of a CPU core per node.")
     ] = None
     memory_bytes: Annotated[
-        types.MemoryBytes | None, Field(description="Bytes of memory per replica.")
+        types.MemoryBytes | None, Field(description="Bytes of memory per node.")
+    ] = None
+    cluster: Annotated[
+        types.RefOrEmpty | None,
+        Field(description="Name or id of the only cluster to run on; empty: any."),
+    ] = None
+    priority_class: Annotated[
+        types.PriorityClass | None,
+        Field(description="Who gives way where a cluster is full: spot first, reserved last."),
     ] = None
     engine_options: Annotated[
         types.EngineOptions | None, Field(description="All further options; replaces the old ones.")

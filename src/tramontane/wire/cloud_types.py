@@ -4,14 +4,21 @@ Bounds stand in the schema, so that the OpenAPI document, the server's check and
 `PATTERN_WORDS` says in words what each pattern accepts; error messages use it.
 """
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tramontane.domain.deployment import ADAPTERS_MAX, AUTOSCALE_MS_MAX, IDLE_MS_MIN, REPLICAS_MAX
+from tramontane.domain.deployment import (
+    ADAPTERS_MAX,
+    AUTOSCALE_MS_MAX,
+    IDLE_MS_MIN,
+    NODES_MAX,
+    REPLICAS_MAX,
+)
 from tramontane.domain.weights.facts import CONTEXT_LENGTH_MAX
 
 DNS_LABEL: Final = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+REF_OR_EMPTY: Final = r"^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$"
 MODEL_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
 MODEL_REF: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}(:[1-9][0-9]{0,8})?$"
 REF: Final = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
@@ -27,6 +34,7 @@ PATTERN_WORDS: Final = {
     MODEL_NAME: "1 to 96 letters, digits, dots, underscores and hyphens, such as Mistral-7B-v0.3",
     MODEL_REF: "a model's name or id, or NAME:VERSION, such as tramontane-demo:2",
     REF: "an id or a name: 1 to 128 letters, digits, dots, underscores, colons and hyphens",
+    REF_OR_EMPTY: "an id or a name, or an empty text",
     DIGEST: "sha256: and 64 hexadecimal digits in lower case",
     ABSOLUTE_PATH: "an absolute path without control characters",
     CALLED_MODEL: "the name that requests ask for, such as my-chat-1",
@@ -63,6 +71,9 @@ OptionName = Annotated[str, Field(min_length=1, max_length=64, pattern=OPTION_NA
 OptionValue = Annotated[str, Field(min_length=1, max_length=512, pattern=PRINTABLE)]
 TimeMs = Annotated[int, Field(ge=0, le=TIME_MS_MAX)]
 Replicas = Annotated[int, Field(ge=0, le=REPLICAS_MAX)]
+Nodes = Annotated[int, Field(ge=1, le=NODES_MAX)]
+PriorityClass = Literal["reserved", "standard", "spot"]
+RefOrEmpty = Annotated[str, Field(max_length=128, pattern=REF_OR_EMPTY)]
 ContextLength = Annotated[int, Field(ge=1, le=CONTEXT_LENGTH_MAX)]
 Parallel = Annotated[int, Field(ge=1, le=PARALLEL_MAX)]
 Devices = Annotated[int, Field(ge=0, le=DEVICES_MAX)]

@@ -8,6 +8,7 @@ from tramontane.api import views
 from tramontane.api.access import requires
 from tramontane.api.routes.declared import RefInPath, Using, guarded_router
 from tramontane.domain.deployment import AutoscaleSpec, SpecChange
+from tramontane.domain.launch import PriorityClass
 from tramontane.domain.tenancy import Permission, Principal
 from tramontane.services.deployments.wishes import CanaryWish, NewDeployment
 from tramontane.wire import cloud_replies as replies
@@ -47,6 +48,9 @@ def create_deployment(
         memory_bytes=body.memory_bytes,
         engine_options=tuple((body.engine_options or {}).items()),
         adapters=tuple((body.adapters or {}).items()),
+        cluster=body.cluster,
+        nodes=body.nodes,
+        priority_class=PriorityClass(body.priority_class),
         autoscale=AutoscaleSpec(**body.autoscale.model_dump()) if body.autoscale else None,
         project=body.project,
     )
@@ -80,6 +84,9 @@ def update_deployment(
         memory_bytes=body.memory_bytes,
         engine_options=None if options is None else tuple(options.items()),
         adapters=None if body.adapters is None else tuple(body.adapters.items()),
+        cluster=body.cluster,
+        nodes=body.nodes,
+        priority_class=PriorityClass(body.priority_class) if body.priority_class else None,
     )
     changed = services.deployments.change(
         principal, deployment, change, model=body.model, project=query.project

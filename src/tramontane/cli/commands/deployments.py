@@ -33,14 +33,27 @@ Parallel = Annotated[
     int | None, typer.Option("--parallel", metavar="N", help="Requests a replica serves at a time.")
 ]
 Devices = Annotated[
-    int | None, typer.Option("--devices", metavar="N", help="Accelerators per replica.")
+    int | None, typer.Option("--devices", metavar="N", help="Accelerators per node.")
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option("--cluster", metavar="CLUSTER", help="Run there only; '' runs anywhere again."),
+]
+Nodes = Annotated[
+    int | None, typer.Option("--nodes", metavar="N", help="Nodes of one rack per replica.")
+]
+PriorityClass = Annotated[
+    str | None,
+    typer.Option(
+        "--priority-class", metavar="CLASS", help="reserved, standard or spot, which gives way."
+    ),
 ]
 CpuMillicores = Annotated[
     int | None,
-    typer.Option("--cpu-millicores", metavar="N", help="Thousandths of a core per replica."),
+    typer.Option("--cpu-millicores", metavar="N", help="Thousandths of a core per node."),
 ]
 MemoryBytes = Annotated[
-    int | None, typer.Option("--memory-bytes", metavar="N", help="Memory per replica, in bytes.")
+    int | None, typer.Option("--memory-bytes", metavar="N", help="Memory per node, in bytes.")
 ]
 EngineOptions = Annotated[
     list[str] | None,
@@ -94,6 +107,9 @@ def create(
     memory_bytes: MemoryBytes = None,
     engine_option: EngineOptions = None,
     adapter: Adapters = None,
+    cluster: Cluster = None,
+    nodes: Nodes = None,
+    priority_class: PriorityClass = None,
     project: InProject = None,
     wait: Wait = False,
     timeout: Timeout = TIMEOUT_S,
@@ -111,6 +127,9 @@ def create(
         memory_bytes=memory_bytes,
         engine_options=_pairs(engine_option, "--engine-option"),
         adapters=_pairs(adapter, "--adapter"),
+        cluster=cluster,
+        nodes=nodes,
+        priority_class=priority_class,
         project=project,
     )
     _finish(session, session.client.post("/deployments", body), wait, timeout)
@@ -135,6 +154,9 @@ def update(
     memory_bytes: MemoryBytes = None,
     engine_option: EngineOptions = None,
     adapter: Adapters = None,
+    cluster: Cluster = None,
+    nodes: Nodes = None,
+    priority_class: PriorityClass = None,
     project: InProject = None,
     wait: Wait = False,
     timeout: Timeout = TIMEOUT_S,
@@ -150,6 +172,9 @@ def update(
         memory_bytes=memory_bytes,
         engine_options=_pairs(engine_option, "--engine-option"),
         adapters=_pairs(adapter, "--adapter"),
+        cluster=cluster,
+        nodes=nodes,
+        priority_class=priority_class,
     )
     if not body:
         msg = "nothing to change: give at least one of the options of "

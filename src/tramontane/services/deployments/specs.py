@@ -1,6 +1,8 @@
 """Writing a spec: what is checked before it may stand, and what is written beside it."""
 
-from collections.abc import Mapping
+import difflib
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 
 from tramontane.domain.catalog import ModelVersion
@@ -13,7 +15,7 @@ from tramontane.domain.deployment import (
     SpecChange,
 )
 from tramontane.domain.event import Event
-from tramontane.domain.fleet import NodeStatus
+from tramontane.domain.fleet import Node, NodeStatus
 from tramontane.domain.planning.autoscale import first_scale
 from tramontane.domain.refusal import Code, RefusedError, refuse
 from tramontane.domain.resources import Resources
@@ -44,7 +46,7 @@ class SpecWriter:
         refusal = recipe.check(spec, version, loaded)
         if refusal is not None:
             raise RefusedError(refusal)
-        _check_fits(tx, recipe.resources(spec, version, loaded))
+        _check_fits(tx, spec, recipe.resources(spec, version, loaded))
         check_autoscale(spec.autoscale)
 
     def respecify(
@@ -110,7 +112,23 @@ def changed(
         named["engine_options"] = tuple(sorted(change.engine_options))
     if change.adapters is not None:
         named["adapters"] = adapters.find(tx, change.adapters)
-    return replace(spec, **{name: value for name, value in named.items() if value is not None})
+    changed = {name: value for name, value in named.items() if value is not None}
+    if change.cluster is not None:
+        changed["cluster"] = cluster_named(tx, change.cluster)
+    return replace(spec, **changed)
+
+
+def cluster_named(tx: Transaction, ref: str | None) -> str | None:
+    """Return the name of the cluster ``ref`` (name or id), None for any."""
+    if not ref:
+        return None
+    found = fleet.get_cluster(tx, ref)
+    if found is not None:
+        return found.name
+    names = [cluster.name for cluster in fleet.list_clusters(tx)]
+    near = difflib.get_close_matches(ref, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else "leave it out, to run on any"
+    raise refuse(Code.INVALID_VALUE, f"there is no cluster {ref!a}: {hint}", param="cluster")
 
 
 def writable(tx: Transaction, principal: Principal, ref: str, project: str | None) -> Deployment:
@@ -155,10 +173,18 @@ def bad_name(name: str) -> RefusedError:
     return refuse(Code.INVALID_VALUE, message, param="name")
 
 
-def _check_fits(tx: Transaction, needed: Resources) -> None:
+def _check_fits(tx: Transaction, spec: DeploymentSpec, needed: Resources) -> None:
     """Refuse what is larger than every node. Without any node yet, it waits for one instead."""
-    nodes = [node for node in fleet.list_nodes(tx) if node.status is not NodeStatus.LOST]
-    if not nodes or any(needed.fits_in(node.capacity) for node in nodes):
+    names = {cluster.id: cluster.name for cluster in fleet.list_clusters(tx)}
+    nodes = [
+        node
+        for node in fleet.list_nodes(tx)
+        if node.status is not NodeStatus.LOST and spec.cluster in {None, names[node.cluster_id]}
+    ]
+    large = [node for node in nodes if needed.fits_in(node.capacity)]
+    if nodes and large:
+        _check_rack(spec, needed, large)
+    if not nodes or large:
         return
     nearest = min(nodes, key=lambda node: _distance(needed.shortfall(node.capacity)))
     lacking = needed.shortfall(nearest.capacity)
@@ -168,6 +194,18 @@ def _check_fits(tx: Transaction, needed: Resources) -> None:
         "(context_length, parallel, cpu_millicores, memory_bytes, devices) or add a larger node"
     )
     raise refuse(Code.DOES_NOT_FIT, message, param=_largest_lack(lacking))
+
+
+def _check_rack(spec: DeploymentSpec, needed: Resources, large: Sequence[Node]) -> None:
+    """Refuse more nodes of one rack than any rack has that are ``large`` enough."""
+    counts = Counter(node.cluster_id for node in large)
+    most = max(counts.values())
+    if most < spec.nodes:
+        message = (
+            f"one replica needs {spec.nodes} nodes of one rack, each with {needed.describe()}, and "
+            f"no rack has more than {most} such nodes: ask for fewer `nodes` or for less of each"
+        )
+        raise refuse(Code.DOES_NOT_FIT, message, param="nodes")
 
 
 def _distance(shortfall: Resources) -> tuple[int, int, int]:

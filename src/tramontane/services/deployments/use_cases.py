@@ -53,7 +53,11 @@ class Deployments:
         def write(tx: Transaction) -> DescribedDeployment:
             project = live_project_named(tx, principal, wish.project)
             version = find_version(tx, wish.model)
-            spec = replace(_spec(wish, version), adapters=adapters.find(tx, wish.adapters))
+            spec = replace(
+                _spec(wish, version),
+                adapters=adapters.find(tx, wish.adapters),
+                cluster=specs.cluster_named(tx, wish.cluster),
+            )
             self._writer.check(tx, spec, version)
             deployment = Deployment(
                 id=deployment_id,
@@ -187,4 +191,6 @@ def _spec(wish: NewDeployment, version: ModelVersion) -> DeploymentSpec:
         memory_bytes=wish.memory_bytes,
         engine_options=tuple(sorted(wish.engine_options)),
         autoscale=wish.autoscale,
+        nodes=wish.nodes,
+        priority_class=wish.priority_class,
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tramontane.domain.deployment import AdapterSpec, AutoscaleSpec, Deployment, SpecChange
+from tramontane.domain.launch import PriorityClass
 from tramontane.store import catalog, deployments
 from tramontane.store.db import Transaction
 
@@ -33,6 +34,9 @@ class NewDeployment:
     engine_options: tuple[tuple[str, str], ...] = ()
     autoscale: AutoscaleSpec | None = None
     adapters: tuple[tuple[str, str], ...] = ()
+    cluster: str | None = None
+    nodes: int = 1
+    priority_class: PriorityClass = PriorityClass.STANDARD
     project: str | None = None
 
 
