@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,17 +40,26 @@ def test_package_size(package: Path) -> None:
     assert len(modules) <= PACKAGE_MODULES_MAX
 
 
-def test_the_runner_and_the_engine_server_import_nothing_of_ours() -> None:
-    for name in ("runner.py", "llama_server.py"):
-        tree = ast.parse((SOURCE / name).read_text(encoding="utf-8"))
-        imported = {
-            alias.name.split(".")[0]
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Import)
-            for alias in node.names
-        } | {
-            (node.module or "").split(".")[0]
-            for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom)
-        }
-        assert "tramontane" not in imported, name
+def imported_by(path: Path) -> set[str]:
+    """Return the names of the modules that a module imports, as it writes them."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    plain = [node.names for node in ast.walk(tree) if isinstance(node, ast.Import)]
+    named = [node.module or "." for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return {alias.name for names in plain for alias in names} | set(named)
+
+
+def test_the_runner_and_the_engine_server_import_nothing_else_of_ours() -> None:
+    assert not {n for n in imported_by(SOURCE / "llama_server.py") if n.startswith("tramontane")}
+    paths = list((SOURCE / "runner").glob("*.py"))
+    assert len(paths) > 3
+    for path in paths:
+        for name in imported_by(path):
+            top = name.split(".")[0]
+            is_own = name == "tramontane.runner" or name.startswith("tramontane.runner.")
+            assert is_own or top in sys.stdlib_module_names, (path.name, name)
+
+
+def test_the_runner_is_python_3_9() -> None:
+    """Nodes of clusters run the Python of their distribution: this is that of RHEL 9."""
+    for path in (SOURCE / "runner").glob("*.py"):
+        ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 9))

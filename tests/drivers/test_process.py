@@ -25,13 +25,13 @@ from tests.support.runners import (
     zombies,
 )
 from tests.support.waiting import until
-from tramontane import runner
 from tramontane.domain.catalog import ModelVersion, WeightsFormat
 from tramontane.domain.deployment import DeploymentSpec
 from tramontane.domain.observation import Reachable, RunState, Unreachable
 from tramontane.drivers.base import DriverUnavailableError
 from tramontane.drivers.process import ProcessDriver
 from tramontane.engines.llamacpp import LlamaCpp
+from tramontane.runner import linux
 
 pytestmark = pytest.mark.slow
 
@@ -100,10 +100,10 @@ def test_what_hides_from_a_killed_runner_is_found_by_its_session(cluster: Proces
     )
     hidden = until(lambda: _hidden_in_session(_report(cluster, replica_id)["engine_pid"]))
     kill(_report(cluster, replica_id)["pid"])
-    until(lambda: runner.start_ticks(_report(cluster, replica_id)["engine_pid"]) is None)
-    assert runner.start_ticks(hidden) is not None
+    until(lambda: linux.start_ticks(_report(cluster, replica_id)["engine_pid"]) is None)
+    assert linux.start_ticks(hidden) is not None
     cluster.until_state(replica_id, RunState.EXITED)
-    assert runner.start_ticks(hidden) is None
+    assert linux.start_ticks(hidden) is None
 
 
 def test_a_killed_engine_is_told(cluster: ProcessCluster) -> None:
@@ -238,8 +238,8 @@ def test_installations_do_not_see_each_other(cluster: ProcessCluster, tmp_path: 
 def test_a_pid_that_was_used_again_is_nobody_of_ours(cluster: ProcessCluster) -> None:
     stranger = subprocess.Popen(["sleep", "60"], start_new_session=True)
     try:
-        ticks = runner.start_ticks(stranger.pid) or 0
-        old = {"start_ticks": ticks - 1, "boot_id": runner.boot_id()}
+        ticks = linux.start_ticks(stranger.pid) or 0
+        old = {"start_ticks": ticks - 1, "boot_id": linux.boot_id()}
         other_boot = {"start_ticks": ticks, "boot_id": "another"}
         for claims in (old, other_boot):
             replica_id = new_id()
@@ -341,7 +341,7 @@ def _post(address: str, path: str, body: dict[str, object]) -> dict[str, dict[st
 
 def _hidden_in_session(session: int | None) -> int | None:
     for name in os.listdir("/proc"):  # noqa: PTH208 - names are all that is needed
-        fields = runner.stat_fields(int(name)) if name.isdigit() else None
+        fields = linux.stat_fields(int(name)) if name.isdigit() else None
         if fields is not None and int(fields[3]) == session and int(name) != session:
             return int(name) if b"A=b" in Path(f"/proc/{name}/environ").read_bytes() else None
     return None

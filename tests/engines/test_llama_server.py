@@ -19,7 +19,7 @@ import pytest
 from tests.support.random_gguf import write_random_encoder, write_random_gguf
 from tests.support.waiting import until
 from tramontane import llama_server
-from tramontane.runner import stat_fields
+from tramontane.runner.linux import stat_fields
 
 pytestmark = pytest.mark.slow
 SECRET = "only-the-gateway"

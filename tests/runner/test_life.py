@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.runners import (
+    RUNNER,
     SECRET,
     Run,
     get,
@@ -26,8 +27,10 @@ from tests.support.runners import (
     tiny_launch,
 )
 from tests.support.waiting import until
-from tramontane import runner
 from tramontane.domain.launch import LaunchSpec
+from tramontane.runner import child as children
+from tramontane.runner import linux, output, replica
+from tramontane.runner.report import REPORT_EVERY_S
 
 pytestmark = pytest.mark.slow
 Prepare = Callable[[LaunchSpec | str], Run]
@@ -45,7 +48,7 @@ def test_it_reports_ready_with_address_and_load(prepare: Prepare) -> None:
     report = run.until_state("ready")
     assert get(report["address"], "/secret") == f"Bearer {SECRET}"
     assert report["pid"] == child.pid
-    assert report["start_ticks"] == runner.start_ticks(child.pid)
+    assert report["start_ticks"] == linux.start_ticks(child.pid)
     assert report["replica_id"] == run.replica_id
     assert (report["requests_running"], report["requests_waiting"]) == (0, 0)
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -64,7 +67,7 @@ def test_the_engine_gets_its_environment_and_places(prepare: Prepare) -> None:
     assert "TINY_COLOUR=green" in environment
     assert f"TRAMONTANE_REPLICA={run.replica_id}" in environment
     port = report["address"].rpartition(":")[2]
-    assert runner.tail_lines(str(run.dir / "engine.log"), 1) == [port]
+    assert output.tail_lines(str(run.dir / "engine.log"), 1) == [port]
     command = Path(f"/proc/{report['engine_pid']}/cmdline").read_text()
     assert SECRET not in command
     assert (run.dir / "report.json").stat().st_mode & 0o777 == 0o600
@@ -92,7 +95,7 @@ def test_detached_it_is_nobodys_child_and_leaves_no_zombie(prepare: Prepare) -> 
     assert run.report["run_state"] in {"starting", "ready"}
     report = run.until_state("ready")
     assert report["pid"] != starter.pid
-    assert int((runner.stat_fields(report["pid"]) or [])[3]) == report["pid"]  # its own session
+    assert int((linux.stat_fields(report["pid"]) or [])[3]) == report["pid"]  # its own session
     kill(report["pid"], signal.SIGINT)
     run.until_gone()
     assert "ended as asked" in run.report["reason"]
@@ -142,7 +145,7 @@ def test_the_last_lines_are_the_reason_without_colours_and_secrets(prepare: Prep
     assert reason.startswith("engine exited with status 7:\n")
     assert "line 99 *** x" in reason
     assert "line 80" not in reason.splitlines()[1]
-    assert len(reason.encode()) <= runner.REASON_BYTES_MAX
+    assert len(reason.encode()) <= output.REASON_BYTES_MAX
     assert SECRET not in reason
     assert "\x1b" not in reason
 
@@ -170,7 +173,7 @@ def test_the_secret_is_shown_to_the_engine_alone(prepare: Prepare) -> None:
     reason = run.until_state("exited")["reason"]
     assert "another process answers on port" in reason
     log = (run.dir / "runner.log").read_text()
-    assert log.count("started engine") == runner.PORT_TRIES_MAX
+    assert log.count("started engine") == replica.PORT_TRIES_MAX
     run.until_gone()
 
 
@@ -193,7 +196,7 @@ def test_a_killed_runner_takes_its_engine_along(prepare: Prepare) -> None:
 def test_it_dies_with_its_parent_unless_told_to_survive(prepare: Prepare) -> None:
     mortal, survivor = prepare(tiny_launch("--grandchild")), prepare(tiny_launch())
     for run, words in ((mortal, ()), (survivor, ("--survive",))):
-        script = [sys.executable, runner.__file__, "--run-dir", str(run.dir), *words]
+        script = [sys.executable, RUNNER, "--run-dir", str(run.dir), *words]
         command = [*script, "--replica", run.replica_id]
         parent = subprocess.Popen(
             [sys.executable, "-c", f"import subprocess; subprocess.run({command!r})"]
@@ -263,7 +266,7 @@ def test_what_ignores_sigterm_and_hides_is_killed(prepare: Prepare) -> None:
     began = time.monotonic()
     child.send_signal(signal.SIGINT)
     run.until_gone()
-    assert runner.TERM_GRACE_S <= time.monotonic() - began < runner.TERM_GRACE_S + 10
+    assert children.TERM_GRACE_S <= time.monotonic() - began < children.TERM_GRACE_S + 10
     assert run.report["reason"] == "ended as asked"
 
 
@@ -287,7 +290,7 @@ def test_an_engine_that_works_is_not_hung_because_it_is_silent(prepare: Prepare)
     run = prepare(tiny_launch("--busy"))
     child = run.start("--health-lost-s", "0.5")
     run.until_state("ready")
-    time.sleep(3 * runner.REPORT_EVERY_S)
+    time.sleep(3 * REPORT_EVERY_S)
     assert child.poll() is None
     assert run.report["run_state"] == "ready"
 
@@ -297,7 +300,7 @@ def test_a_full_disk_stops_reports_but_not_the_service(prepare: Prepare) -> None
     child = run.start()
     before = run.until_state("ready")
     unlimited = resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
-    time.sleep(runner.REPORT_EVERY_S + 1)
+    time.sleep(REPORT_EVERY_S + 1)
     assert get(before["address"], "/health") == "ok"
     stuck_at_ms = run.report["at_ms"]
     resource.prlimit(child.pid, resource.RLIMIT_FSIZE, unlimited)
@@ -334,7 +337,7 @@ def test_a_removed_home_ends_the_engine(prepare: Prepare, tmp_path: Path) -> Non
     run.until_state("ready")
     elsewhere = tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}-moved"))
     try:
-        child.wait(runner.HOME_GONE_S + 10)
+        child.wait(replica.HOME_GONE_S + 10)
         assert not processes_of(run.replica_id)
     finally:
         elsewhere.rename(tmp_path)
@@ -342,12 +345,12 @@ def test_a_removed_home_ends_the_engine(prepare: Prepare, tmp_path: Path) -> Non
 
 
 def test_a_chatty_engine_cannot_fill_the_disk(prepare: Prepare) -> None:
-    run = prepare(tiny_launch("--flood", str(3 * runner.LOG_BYTES_MAX)))
+    run = prepare(tiny_launch("--flood", str(3 * replica.LOG_BYTES_MAX)))
     run.start()
     run.until_state("ready")
     until((run.dir / "engine.log.1").exists)
     for name in ("engine.log", "engine.log.1"):
-        assert (run.dir / name).stat().st_size <= runner.LOG_BYTES_MAX
+        assert (run.dir / name).stat().st_size <= replica.LOG_BYTES_MAX
 
 
 def test_it_costs_next_to_nothing_while_idle(prepare: Prepare) -> None:
@@ -365,14 +368,14 @@ def test_it_costs_next_to_nothing_while_idle(prepare: Prepare) -> None:
 
 def test_help_names_files_signals_and_statuses() -> None:
     done = subprocess.run(
-        [sys.executable, runner.__file__, "--help"], capture_output=True, text=True, check=True
+        [sys.executable, RUNNER, "--help"], capture_output=True, text=True, check=True
     )
     for word in ("launch.json", "SIGUSR1", "exit status", "--run-dir", "--survive"):
         assert word in done.stdout
 
 
 def _cpu_ticks(pid: int) -> int:
-    fields = runner.stat_fields(pid)
+    fields = linux.stat_fields(pid)
     assert fields is not None
     return int(fields[11]) + int(fields[12])
 

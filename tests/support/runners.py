@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.waiting import LIMIT_S, until
-from tramontane import runner
 from tramontane.domain.launch import SECRET_ENV, LaunchSpec, LoadProbe
 from tramontane.domain.resources import Resources
+from tramontane.runner import linux
 from tramontane.runtime.clock import SystemIds
 
+RUNNER = str(Path(linux.__file__).with_name("__main__.py"))
 TINY_ENGINE = Path(__file__).with_name("tiny_engine.py")
 SECRET = "only-the-gateway-knows-this"
 
@@ -58,7 +59,7 @@ def processes_of(replica_id: str) -> list[int]:
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             with contextlib.suppress(OSError):
                 is_ours = mark in (entry / "environ").read_bytes().split(b"\0")
-                if is_ours and runner.start_ticks(int(entry.name)) is not None:
+                if is_ours and linux.start_ticks(int(entry.name)) is not None:
                     found.append(int(entry.name))
     return found
 
@@ -67,7 +68,7 @@ def zombies() -> list[int]:
     """Return ended children of this process that nobody collected."""
     found: list[int] = []
     for entry in Path("/proc").iterdir():
-        fields = runner.stat_fields(int(entry.name)) if entry.name.isdigit() else None
+        fields = linux.stat_fields(int(entry.name)) if entry.name.isdigit() else None
         if fields is not None and fields[0] == "Z" and int(fields[1]) == os.getpid():
             found.append(int(entry.name))
     return found
@@ -91,7 +92,7 @@ class Run:
 
     def start(self, *words: str, **options: Any) -> subprocess.Popen[bytes]:
         """Start a runner; ``words`` are further words of its command line."""
-        script = [sys.executable, "-I", "-S", runner.__file__, "--run-dir", str(self.dir)]
+        script = [sys.executable, "-I", "-S", RUNNER, "--run-dir", str(self.dir)]
         with (self.dir / "runner.log").open("ab") as log:
             child = subprocess.Popen(
                 [*script, "--replica", self.replica_id, *words],

@@ -300,7 +300,7 @@ def _role(words: list[bytes]) -> str:
     text = b" ".join(words).decode(errors="replace")
     if "llama_server" in text:
         return "engine"
-    if "runner.py" in text or "tramontane.runner" in text:
+    if "tramontane/runner/" in text or "tramontane.runner" in text:
         return "runner"
     for role in _ROLES[:3]:
         if role.encode() in words:

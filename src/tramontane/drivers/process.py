@@ -22,7 +22,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from tramontane import runner
 from tramontane.domain import ids
 from tramontane.domain.launch import LaunchSpec
 from tramontane.domain.observation import (
@@ -43,6 +42,8 @@ from tramontane.drivers.process_scan import (
     is_alive,
     send,
 )
+from tramontane.runner import linux, output
+from tramontane.runner.replica import REPLICA_ENV, SECRET_ENV
 from tramontane.runtime.clock import Clock, SystemClock
 
 START_TIMEOUT_S: Final = 20  # a runner reports after 0.1 s; a machine at its limits takes longer
@@ -51,6 +52,8 @@ LOG_LINES_MAX: Final = 10_000
 LOG_BYTES_MAX: Final = 4 << 20
 # All that a runner and its engine inherit: never a key of the operator's shell.
 INHERITED: Final = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ", "USER")
+# Run by its path, quicker than from a zip: what it imports is compiled once for all.
+_RUNNER: Final = str(Path(linux.__file__).with_name("__main__.py"))
 _FORGOTTEN: Final = ".forgotten-"  # a run directory that is being removed
 
 log = logging.getLogger(__name__)
@@ -161,7 +164,7 @@ class ProcessDriver:
         lines: list[str] = []
         for name in ("engine.log", "engine.log.1"):
             path = str(run_dir / name)
-            lines = runner.tail_lines(path, wanted - len(lines), LOG_BYTES_MAX) + lines
+            lines = output.tail_lines(path, wanted - len(lines), LOG_BYTES_MAX) + lines
         secret = _secret_of(run_dir)
         return [line.replace(secret, "***") if secret else line for line in lines]
 
@@ -207,7 +210,7 @@ class ProcessDriver:
 
     def _find_session(self, report: dict[str, Any]) -> list[Process]:
         session, ticks = report.get("engine_pid"), report.get("start_ticks")
-        if report.get("boot_id") != runner.boot_id() or not session or not ticks:
+        if report.get("boot_id") != linux.boot_id() or not session or not ticks:
             return []
         return self._scan.run_session(session, ticks, report["replica_id"])
 
@@ -232,8 +235,8 @@ class ProcessDriver:
 
     def _start_runner(self, replica_id: str, run_dir: Path) -> None:
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
-        marks = {runner.REPLICA_ENV: replica_id, INSTALLATION_ENV: self._installation_id}
-        script = [sys.executable, "-I", "-S", runner.__file__, "--run-dir", str(run_dir)]
+        marks = {REPLICA_ENV: replica_id, INSTALLATION_ENV: self._installation_id}
+        script = [sys.executable, "-I", "-S", _RUNNER, "--run-dir", str(run_dir)]
         try:
             done = subprocess.run(
                 [*script, "--replica", replica_id, "--survive", "--detach"],
@@ -256,7 +259,7 @@ class ProcessDriver:
 
 def _runner_of(report: dict[str, Any]) -> Process:
     """Return the process that wrote a report; of an earlier boot, one that is never alive."""
-    ticks = report.get("start_ticks") if report.get("boot_id") == runner.boot_id() else None
+    ticks = report.get("start_ticks") if report.get("boot_id") == linux.boot_id() else None
     return Process(report["pid"], ticks or -1, str(report.get("replica_id")), is_runner=True)
 
 
@@ -290,7 +293,7 @@ def _close_report(run_dir: Path, report: dict[str, Any], now_ms: int) -> dict[st
         if newer is None or newer["run_state"] == RunState.EXITED or not is_free:
             return newer or report
         headline = "its runner was killed, and the engine with it"
-        reason = runner.explain(headline, str(run_dir / "engine.log"), _secret_of(run_dir))
+        reason = output.explain(headline, str(run_dir / "engine.log"), _secret_of(run_dir))
         ended = _ended_report(run_dir.name, now_ms, reason)
         with suppress(OSError):  # a full disk: the same is concluded next time
             _write_private(run_dir / "report.json", json.dumps(ended))
@@ -349,7 +352,7 @@ def _end_leftovers(processes: list[Process]) -> None:
 def _secret_of(run_dir: Path) -> str:
     try:
         launch = json.loads((run_dir / "launch.json").read_text(encoding="utf-8"))
-        return str(dict(launch["env"]).get(runner.SECRET_ENV, ""))
+        return str(dict(launch["env"]).get(SECRET_ENV, ""))
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 

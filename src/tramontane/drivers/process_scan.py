@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tramontane import runner
+from tramontane.runner import linux
+from tramontane.runner.replica import REPLICA_ENV
 
 INSTALLATION_ENV: Final = "TRAMONTANE_INSTALLATION"
 # A young process may be a fork that has not yet become what it is to be: look at it again.
@@ -59,7 +60,7 @@ class ProcessScan:
                         known[key] = replica_id
                 if replica_id is None:
                     continue
-                ticks = runner.start_ticks(pid)
+                ticks = linux.start_ticks(pid)
                 if ticks is not None:  # else it ended, or waits to be collected
                     process = Process(pid, ticks, replica_id, self._is_runner(pid))
                     found.setdefault(replica_id, []).append(process)
@@ -76,7 +77,7 @@ class ProcessScan:
         """
         found: list[Process] = []
         for name in os.listdir(self._proc):  # noqa: PTH208 (names are all that is needed)
-            fields = runner.stat_fields(int(name)) if name.isdigit() else None
+            fields = linux.stat_fields(int(name)) if name.isdigit() else None
             if fields is None or fields[0] in "ZX" or int(fields[3]) != session:
                 continue
             if int(fields[19]) >= since_ticks and self._has_title_for_environment(int(name)):
@@ -98,7 +99,7 @@ class ProcessScan:
             return None  # it ended, or is another user's
         if self._mark not in names:
             return None
-        prefix = f"{runner.REPLICA_ENV}=".encode()
+        prefix = f"{REPLICA_ENV}=".encode()
         values = (name[len(prefix) :] for name in names if name.startswith(prefix))
         return next(values, b"").decode(errors="replace") or None
 
@@ -107,12 +108,12 @@ class ProcessScan:
             words = (self._proc / str(pid) / "cmdline").read_bytes().split(b"\0")
         except OSError:
             return False
-        return b"--run-dir" in words and any(word.endswith(b"runner.py") for word in words)
+        return b"--run-dir" in words and any(word.endswith(b"runner/__main__.py") for word in words)
 
 
 def is_alive(process: Process) -> bool:
     """Tell whether exactly this process still runs."""
-    return runner.start_ticks(process.pid) == process.start_ticks
+    return linux.start_ticks(process.pid) == process.start_ticks
 
 
 def send(process: Process, signum: int) -> None:
@@ -135,6 +136,6 @@ def send(process: Process, signum: int) -> None:
 
 
 def _is_young(pid: int) -> bool:
-    ticks = runner.start_ticks(pid)
+    ticks = linux.start_ticks(pid)
     now_s = time.clock_gettime(time.CLOCK_BOOTTIME)
     return ticks is not None and now_s - ticks / _TICKS_PER_S < YOUNG_S
