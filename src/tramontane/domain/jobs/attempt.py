@@ -52,8 +52,7 @@ class JobLaunch:
 
     ``resources`` are those of each node. ``folder`` is the job's folder below its tenant's, the
     same for all of its attempts: what they keep, such as checkpoints, lies there. ``secret``
-    is what the runner shows when it reports. ``device_indexes`` are the node's devices that it may
-    see, where the cluster does not choose them.
+    is what the runner shows when it reports.
     """
 
     job_id: str
@@ -71,7 +70,6 @@ class JobLaunch:
     tenancy: Tenancy
     secret: str
     grace_s: int = 30  # between being asked to end and being ended
-    device_indexes: tuple[int, ...] = ()
     device_indexes: tuple[int, ...] = ()  # where Tramontane chose them
 
 
