@@ -21,8 +21,8 @@ from tramontane.domain.spending.limits import LimitMeter, LimitScope, meters_of
 from tramontane.store import tenancy
 from tramontane.store.db import Database, NewerSchemaError, StoreUnavailableError
 from tramontane.store.migrations import revisions
+from tramontane.store.migrations.schema import metadata
 from tramontane.store.spending import limits
-from tramontane.store.tables import metadata
 
 ROOT = Path(__file__).parents[2]
 PYTHON_ASKED_FOR_ALEMBIC = """

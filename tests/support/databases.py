@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.postgres import PostgresServer, running_postgres
 from tramontane.store.db import Database
-from tramontane.store.tables import metadata
+from tramontane.store.migrations.schema import metadata
 
 BOTH = ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)]
 

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from tramontane.store.tables import metadata
+from tramontane.store.migrations.schema import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

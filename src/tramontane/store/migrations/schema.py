@@ -1,0 +1,6 @@
+"""The whole schema: every module that makes tables is imported here, so that none is missed."""
+
+from tramontane.store.reports import runners
+from tramontane.store.tables import metadata
+
+__all__ = ["metadata", "runners"]
