@@ -2,13 +2,20 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from tests.clients.conftest import scenario
 from tests.support import client_envs
-from tests.support.slurm_system import CLUSTER, running_on
+from tests.support.slurm_system import (
+    CLUSTER,
+    jobs_of,
+    node_names,
+    running_on,
+    scale,
+    serving,
+    settled,
+)
 from tests.support.steady_load import SteadyLoad, failures, told
 from tests.support.system import DEMO, System
 from tests.support.waiting import until
@@ -22,43 +29,6 @@ def system(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> Ite
     with running_on(slurm, tmp_path_factory.mktemp("serving") / "home") as system:
         scale(system, 2)
         yield system
-
-
-def scale(system: System, replicas: int) -> list[dict[str, Any]]:
-    """Scale the demo deployment, wait until that serves, and return its replicas."""
-    system.cloud("POST", f"/deployments/{DEMO}/scale", json={"replicas": replicas})
-    return settled(system, replicas)
-
-
-def settled(system: System, replicas: int) -> list[dict[str, Any]]:
-    """Wait until just so many replicas run and all are ready; return them."""
-
-    def look() -> list[dict[str, Any]] | None:
-        found = serving(system)
-        is_settled = all(replica["status"] == "ready" for replica in found)
-        return found if len(found) == replicas and is_settled else None
-
-    return until(look, f"{replicas} ready replicas", 60)
-
-
-def serving(system: System) -> list[dict[str, Any]]:
-    """Return the replicas that hold a place."""
-    rows = system.pages("/replicas")
-    return [row for row in rows if row["status"] not in {"stopped", "failed"}]
-
-
-def jobs_of(slurm: SlurmCluster) -> dict[str, dict[str, str]]:
-    """Return the living Slurm jobs by name: user, state, node."""
-    form = "--format=%j|%u|%T|%N|%A"
-    lines = slurm.run("squeue", "--noheader", form).splitlines()
-    keys = ("name", "user", "state", "node", "number")
-    found: list[dict[str, str]] = [dict(zip(keys, line.split("|"), strict=True)) for line in lines]
-    assert len({job["name"] for job in found}) == len(found), f"one was submitted twice: {found}"
-    return {job["name"]: job for job in found}
-
-
-def node_names(system: System) -> dict[str, str]:
-    return {node["id"]: node["name"] for node in system.pages("/nodes")}
 
 
 def test_two_replicas_run_on_two_nodes_under_the_tenants_user(

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import tramontane
-from tests.support.system import System
+from tests.support.system import DEMO, System
+from tests.support.waiting import until
 from tramontane.dev.slurm.cluster import SlurmCluster
 
 CLUSTER: Final = "alps"
@@ -101,6 +102,57 @@ def cancel_all(slurm: SlurmCluster) -> None:
         for job_id in slurm.run("squeue", "--noheader", "--format=%A").split():
             slurm.run("scancel", "--full", "--signal=KILL", job_id)
             slurm.run("scancel", job_id)
+
+
+def scale(system: System, replicas: int) -> list[dict[str, Any]]:
+    """Scale the demo deployment, wait until that serves, and return its replicas."""
+    system.cloud("POST", f"/deployments/{DEMO}/scale", json={"replicas": replicas})
+    return settled(system, replicas)
+
+
+def settled(system: System, replicas: int) -> list[dict[str, Any]]:
+    """Wait until just so many replicas run and all are ready; return them."""
+
+    def look() -> list[dict[str, Any]] | None:
+        found = serving(system)
+        is_settled = all(replica["status"] == "ready" for replica in found)
+        return found if len(found) == replicas and is_settled else None
+
+    return until(look, f"{replicas} ready replicas", 60)
+
+
+def serving(system: System) -> list[dict[str, Any]]:
+    """Return the replicas that hold a place."""
+    rows = system.pages("/replicas")
+    return [row for row in rows if row["status"] not in {"stopped", "failed"}]
+
+
+def jobs_of(slurm: SlurmCluster) -> dict[str, dict[str, str]]:
+    """Return the living Slurm jobs by name: user, state, node."""
+    form = "--format=%j|%u|%T|%N|%A"
+    lines = slurm.run("squeue", "--noheader", form).splitlines()
+    keys = ("name", "user", "state", "node", "number")
+    found: list[dict[str, str]] = [dict(zip(keys, line.split("|"), strict=True)) for line in lines]
+    assert len({job["name"] for job in found}) == len(found), f"one was submitted twice: {found}"
+    return {job["name"]: job for job in found}
+
+
+def node_names(system: System) -> dict[str, str]:
+    """Return the nodes' names by id."""
+    return {node["id"]: node["name"] for node in system.pages("/nodes")}
+
+
+def engines(replica_id: str | None = None) -> dict[int, str]:
+    """Return the processes of replicas on this machine: the replica's id by pid."""
+    found: dict[int, str] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                for item in (entry / "environ").read_bytes().split(b"\0"):
+                    name, _, value = item.decode(errors="replace").partition("=")
+                    if name == "TRAMONTANE_REPLICA" and replica_id in (None, value):
+                        found[int(entry.name)] = value
+    return found
 
 
 def _is_open(path: Path) -> bool:
