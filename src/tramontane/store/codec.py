@@ -25,72 +25,72 @@ EventData = Mapping[str, str | int | None]
 
 def encode_spec(spec: DeploymentSpec) -> str:
     """Return the text of a deployment's spec."""
-    return _encode(spec)
+    return encode(spec)
 
 
 def decode_spec(text: str) -> DeploymentSpec:
     """Return the spec in ``text``; `UnreadableValueError` if it is not one."""
-    return _decode(text, DeploymentSpec)
+    return decode(text, DeploymentSpec)
 
 
 def encode_capabilities(capabilities: Capabilities) -> str | None:
     """Return the text of what a model can do; None when nothing is known."""
-    return None if capabilities == UNKNOWN else _encode(capabilities)
+    return None if capabilities == UNKNOWN else encode(capabilities)
 
 
 def decode_capabilities(text: str | None) -> Capabilities:
     """Return the capabilities in ``text``; `UnreadableValueError` if they are none."""
-    return UNKNOWN if text is None else _decode(text, Capabilities)
+    return UNKNOWN if text is None else decode(text, Capabilities)
 
 
 def encode_scale(scale: Scale) -> str:
     """Return the text of what autoscaling decided."""
-    return _encode(scale)
+    return encode(scale)
 
 
 def decode_scale(text: str) -> Scale:
     """Return the scale in ``text``; `UnreadableValueError` if it is not one."""
-    return _decode(text, Scale)
+    return decode(text, Scale)
 
 
 def encode_canary(canary: Canary) -> str:
     """Return the text of a deployment's link to what it is a canary of."""
-    return _encode(canary)
+    return encode(canary)
 
 
 def decode_canary(text: str) -> Canary:
     """Return the canary in ``text``; `UnreadableValueError` if it is not one."""
-    return _decode(text, Canary)
+    return decode(text, Canary)
 
 
 def encode_launch(launch: LaunchSpec) -> str:
     """Return the text of a replica's launch; it holds secrets, like the row it goes to."""
-    return _encode(launch)
+    return encode(launch)
 
 
 def decode_launch(text: str) -> LaunchSpec:
     """Return the launch in ``text``; `UnreadableValueError` if it is not one."""
-    return _decode(text, LaunchSpec)
+    return decode(text, LaunchSpec)
 
 
 def encode_resources(resources: Resources) -> str:
     """Return the text of a node's capacity."""
-    return _encode(resources)
+    return encode(resources)
 
 
 def decode_resources(text: str) -> Resources:
     """Return the amounts in ``text``; `UnreadableValueError` if they are none."""
-    return _decode(text, Resources)
+    return decode(text, Resources)
 
 
 def encode_devices(devices: tuple[Device, ...]) -> str:
     """Return the text of a node's devices."""
-    return _encode(devices)
+    return encode(devices)
 
 
 def decode_devices(text: str) -> tuple[Device, ...]:
     """Return the devices in ``text``; `UnreadableValueError` if they are none."""
-    return _decode(text, tuple[Device, ...])
+    return decode(text, tuple[Device, ...])
 
 
 def encode_route_table(table: RouteTable) -> str:
@@ -103,49 +103,51 @@ def encode_route_table(table: RouteTable) -> str:
         probe_deployment_id=table.probe_deployment_id,
         limits=dict(sorted(table.limits.items())),
     )
-    return _encode(ordered)
+    return encode(ordered)
 
 
 def decode_route_table(text: str) -> RouteTable:
     """Return the route table in ``text``; `UnreadableValueError` if it is not one."""
-    return _decode(text, RouteTable)
+    return decode(text, RouteTable)
 
 
 def encode_names(names: tuple[str, ...] | None) -> str | None:
     """Return the text of a list of names; None stays None."""
-    return None if names is None else _encode(names)
+    return None if names is None else encode(names)
 
 
 def decode_names(text: str | None) -> tuple[str, ...] | None:
     """Return the names in ``text``; `UnreadableValueError` if they are none."""
-    return None if text is None else _decode(text, tuple[str, ...])
+    return None if text is None else decode(text, tuple[str, ...])
 
 
 def encode_slices(reply: Reply) -> str:
     """Return the text of the reply to a gateway that asked for slices."""
-    return _encode(reply)
+    return encode(reply)
 
 
 def decode_slices(text: str) -> Reply:
     """Return the reply in ``text``; `UnreadableValueError` if it is none."""
-    return _decode(text, Reply)
+    return decode(text, Reply)
 
 
 def encode_event_data(data: EventData) -> str:
     """Return the text of an event's data."""
-    return _encode(dict(data))
+    return encode(dict(data))
 
 
 def decode_event_data(text: str) -> EventData:
     """Return the event data in ``text``; `UnreadableValueError` if it is none."""
-    return _decode(text, dict[str, str | int | None])
+    return decode(text, dict[str, str | int | None])
 
 
-def _encode(value: object) -> str:
+def encode(value: object) -> str:
+    """Return the text of any frozen value."""
     return msgspec.json.encode(value).decode()
 
 
-def _decode(text: str, form: type[T]) -> T:
+def decode(text: str, form: type[T]) -> T:
+    """Return the value of type ``form`` in ``text``; `UnreadableValueError` if it is none."""
     name = getattr(form, "__name__", str(form))
     try:
         value = msgspec.json.decode(text, type=form, strict=True)

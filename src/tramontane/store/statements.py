@@ -24,9 +24,11 @@ def page(
     filters: Sequence[ColumnElement[bool]] = (),
     after: str | None,
     limit: int,
+    newest_first: bool = False,
 ) -> Sequence[AnyRow]:
     """Return up to ``limit`` rows after the row ``after``, in the order (created_at_ms, id).
 
+    ``newest_first`` turns that order round.
     ``scope`` is what the caller may see: an ``after`` outside of it is refused like one that does
     not exist. ``filters`` narrow the list further, but the row ``after`` may have left them.
     """
@@ -37,8 +39,10 @@ def page(
         seen = tx.execute(select(*position).where(table.c.id == after, *scope)).one_or_none()
         if seen is None:
             raise unknown_cursor(after)
-        query = query.where(tuple_(*position) > tuple_(*seen))
-    return tx.execute(query.order_by(*position).limit(limit)).all()
+        here, there = tuple_(*position), tuple_(*seen)
+        query = query.where(here < there if newest_first else here > there)
+    order = [column.desc() for column in position] if newest_first else position
+    return tx.execute(query.order_by(*order).limit(limit)).all()
 
 
 def check_limit(limit: int) -> None:
