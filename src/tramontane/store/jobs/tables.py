@@ -102,6 +102,7 @@ Index(
     attempts.c.number,
     unique=True,
 )
+Index("ix_attempts_order", attempts.c.created_at_ms, attempts.c.id)
 Index("ix_attempts_project_order", attempts.c.project_id, attempts.c.created_at_ms, attempts.c.id)
 Index(
     "ix_attempts_live_order",
