@@ -53,7 +53,7 @@ def is_running_job(folder: Path) -> bool:
     return any(line.startswith("sleep 3600") for line in processes_of(folder))
 
 
-def ask(slurm: SlurmCluster, user: str, path: str, body: object = None) -> Any:
+def ask(slurm: SlurmCluster, user: str, path: str, body: object = None, limit_s: float = 30) -> Any:
     request = Request(
         slurm.rest_url + path,
         data=None if body is None else json.dumps(body).encode(),
@@ -63,7 +63,7 @@ def ask(slurm: SlurmCluster, user: str, path: str, body: object = None) -> Any:
             "X-SLURM-USER-TOKEN": slurm.token(user),
         },
     )
-    with urlopen(request, timeout=30) as reply:
+    with urlopen(request, timeout=limit_s) as reply:
         return json.load(reply)
 
 
@@ -148,6 +148,16 @@ def test_a_killed_daemon_comes_back(slurm: SlurmCluster, daemon: str) -> None:
     slurm.restart(daemon)
     assert slurm.pids[daemon] != before
     slurm.until_nodes_respond()
+
+
+def test_a_paused_daemon_takes_connections_and_answers_later(slurm: SlurmCluster) -> None:
+    slurm.pause("slurmrestd")
+    try:
+        with pytest.raises(TimeoutError):
+            ask(slurm, "root", "/slurm/v0.0.38/ping", limit_s=0.5)
+    finally:
+        slurm.resume("slurmrestd")
+    assert ask(slurm, "root", "/slurm/v0.0.38/ping")["pings"]
 
 
 def test_a_lost_node_loses_its_processes_and_heals(slurm: SlurmCluster) -> None:

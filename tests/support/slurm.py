@@ -13,8 +13,8 @@ TENANTS = ("tmt-a", "tmt-b")  # Unix users; the tests make them
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[SlurmCluster]:
-    """Two racks of two nodes with four GPUs each, shared: leave no job and no setting behind."""
-    config = ClusterConfig(slurmd_timeout_s=10, kill_wait_s=5)
+    """Two racks of two nodes with four GPUs each, shared: `heal` it after faults."""
+    config = ClusterConfig(slurmd_timeout_s=10, kill_wait_s=5, requeue_wait_s=15)
     with SlurmCluster(config) as cluster:
         yield cluster
 

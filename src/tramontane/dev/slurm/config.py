@@ -22,6 +22,7 @@ class ClusterConfig:
     slurmctld_timeout_s: int = 120
     min_job_age_s: int = 300  # ended jobs leave the controller's memory after it
     kill_wait_s: int = 30  # from SIGTERM to SIGKILL
+    requeue_wait_s: int = 120  # before a requeued job may start; launching a job may take as long
 
     def racks_by_name(self) -> dict[str, list[str]]:
         """Return node names by rack: ``{"rack1": ["r1n1", "r1n2"]}``."""
@@ -93,7 +94,7 @@ SlurmctldPort={layout.controller_port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={layout.munge_socket}
+AuthInfo=socket={layout.munge_socket},cred_expire={config.requeue_wait_s}
 AuthAltTypes=auth/jwt
 AuthAltParameters=jwt_key={layout.jwt_key}
 CredType=cred/munge

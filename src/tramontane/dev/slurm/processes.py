@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ class Processes:
 
     def __init__(self, folder: Path, *, is_kept: bool) -> None:
         self.pids: dict[str, int] = {}
-        self._folder = folder
+        self._folder, self._is_kept = folder, is_kept
         self._lock = threading.Lock()
         self._keeper = subprocess.Popen(
             [
@@ -76,12 +77,22 @@ class Processes:
             self._until_gone([name], STOP_LIMIT_S)
 
     def kill_with_steps(self, slurmd: str, log: Path) -> None:
-        """Kill a slurmd, and with all below them the processes that hold ``log`` open."""
+        """Kill a slurmd, and with all below them the processes that hold ``log`` open.
+
+        Returns when they are gone.
+        """
         self.signal(slurmd, signal.SIGKILL)
-        for pid in keeper.descendants(self._keeper.pid):
-            if _holds(pid, log):
-                for doomed in (pid, *keeper.descendants(pid)):
-                    _send(doomed, signal.SIGKILL)
+        doomed: set[int] = set()
+        give_up_at = time.monotonic() + STOP_LIMIT_S
+        while time.monotonic() < give_up_at:
+            holders = [pid for pid in keeper.descendants(self._keeper.pid) if _holds(pid, log)]
+            doomed.update(holders, *(keeper.descendants(pid) for pid in holders))
+            doomed = {pid for pid in doomed if _runs(pid)}
+            if not doomed:
+                return
+            for pid in doomed:
+                _send(pid, signal.SIGKILL)
+            time.sleep(POLL_S)
 
     def terminate(self, names: Sequence[str], limit_s: float) -> None:
         """Ask daemons to end, all at once, and wait until they are gone or the limit is over."""
@@ -91,9 +102,8 @@ class Processes:
         self._until_gone(names, limit_s)
 
     def is_alive(self, name: str) -> bool:
-        """Say whether a daemon runs; one that the keeper has waited for does not."""
-        pid = self.pids.get(name)
-        return pid is not None and Path("/proc", str(pid)).exists()
+        """Say whether a daemon runs; one that nobody has waited for yet does not."""
+        return name in self.pids and _runs(self.pids[name])
 
     def until(self, name: str, is_ready: Callable[[], bool], limit_s: float) -> None:
         """Wait until a daemon is ready; raise with the end of its log when it ended or is late."""
@@ -120,6 +130,8 @@ class Processes:
             if pipe is not None:
                 pipe.close()
         self._keeper.wait(STOP_LIMIT_S)
+        if not self._is_kept:  # the keeper has done it, unless it was killed
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _until_gone(self, names: Sequence[str], limit_s: float) -> None:
         give_up_at = time.monotonic() + limit_s
@@ -137,3 +149,11 @@ def _holds(pid: int, path: Path) -> bool:
         return any(link.readlink() == path for link in Path("/proc", str(pid), "fd").iterdir())
     except OSError:
         return False  # it ended meanwhile
+
+
+def _runs(pid: int) -> bool:
+    try:
+        stat = Path("/proc", str(pid), "stat").read_bytes()
+    except OSError:
+        return False
+    return stat[stat.rindex(b")") + 2 :][:1] not in {b"Z", b"X"}
