@@ -19,6 +19,7 @@ from tramontane.domain.planning.snapshot import ReplicaSnapshot
 from tramontane.domain.replica import HOLDS_CAPACITY, Replica
 from tramontane.store import deployments, events, fleet, replicas
 from tramontane.store.db import StaleError, Transaction
+from tramontane.store.jobs import attempts
 from tramontane.store.replicas import ReplicaChanges
 
 ACTOR: Final = "reconciler/replicas"
@@ -89,7 +90,7 @@ def _insert(tx: Transaction, intent: Intent, now_ms: int) -> tuple[Replica, ...]
     # Those that this very plan saw end are gone from the rows by now; any other difference is news.
     if recorded - planned or planned - recorded - ended:
         raise StaleError("deployment", deployment_id)
-    rooms = rooms_of(fleet.list_nodes(tx), holding)
+    rooms = rooms_of(fleet.list_nodes(tx), holding, attempts.holdings(tx))
     placed: list[Replica] = []
     for replica in intent.new:
         need, indexes = replica.launch.resources, replica.launch.device_indexes

@@ -17,6 +17,7 @@ from tramontane.domain.observation import (
     Unreachable,
 )
 from tramontane.domain.planning.fleet_view import merge_cluster
+from tramontane.domain.planning.placement import Holding
 from tramontane.domain.planning.snapshot import ClusterState, ReplicaSnapshot
 from tramontane.domain.replica import Replica, ReplicaStatus
 from tramontane.drivers.base import Driver, DriverUnavailableError
@@ -24,6 +25,7 @@ from tramontane.reconcilers.needs import Recipes, need_of, read_versions
 from tramontane.runtime.clock import IdSource
 from tramontane.store import deployments, fleet, replicas, routes
 from tramontane.store.db import Database, StaleError, Transaction
+from tramontane.store.jobs import attempts
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class Rows:
     nodes: tuple[Node, ...]
     versions: Mapping[str, ModelVersion]
     routed_replica_ids: frozenset[str]
+    holdings: tuple[Holding, ...] = ()
 
 
 def read_rows(tx: Transaction, known_versions: Mapping[str, ModelVersion]) -> Rows:
@@ -66,6 +69,7 @@ def read_rows(tx: Transaction, known_versions: Mapping[str, ModelVersion]) -> Ro
         routed_replica_ids=frozenset(
             replica.id for route in (table.routes if table else ()) for replica in route.replicas
         ),
+        holdings=tuple(attempts.holdings(tx)),
     )
 
 
@@ -199,4 +203,5 @@ def snapshot_of(
         clusters=states,
         routed_replica_ids=rows.routed_replica_ids,
         start_errors=tuple(sorted(start_errors.items())),
+        holdings=rows.holdings,
     )
