@@ -41,14 +41,18 @@ class Child:
             return True
         return False
 
-    def end_all(self, tick: Callable[[], None], grace_s: float = TERM_GRACE_S) -> None:
+    def end_all(
+        self, tick: Callable[[], None], grace_s: float = TERM_GRACE_S, deaf_s: float = 0.0
+    ) -> None:
         """End it and whatever it started, and return only when all of it is gone.
 
         A device call that hangs keeps this waiting: its capacity is not free. Orphans become
         children of this subreaper, so killing children again and again reaches all. ``tick`` is
-        called once in a while.
+        called once in a while. A signal to hurry up that comes within ``deaf_s`` is the one that
+        was heard before, delivered twice.
         """
-        kills_at = time.monotonic() + grace_s
+        began_at = time.monotonic()
+        kills_at = began_at + grace_s
         if self.pid and self.status is None:
             for signum in (signal.SIGTERM, signal.SIGCONT):
                 with contextlib.suppress(OSError):
@@ -59,7 +63,8 @@ class Child:
                 self._kill_children()
             # SIGCHLD ends the pause early, and so does a request to hurry up.
             seen = signal.sigtimedwait(AWAITED, 0.1 if now < kills_at + 1 else 1.0)
-            if seen is not None and seen.si_signo in ASKED - {signal.SIGUSR1}:
+            is_hurry = seen is not None and seen.si_signo in ASKED - {signal.SIGUSR1}
+            if is_hurry and now - began_at >= deaf_s:
                 kills_at = now
             tick()
 

@@ -27,9 +27,15 @@ def read_series(page: str, name: str) -> int | None:
 
 def free_port(host: str) -> int:
     """Return a port of ``host`` that nobody listens on now."""
-    with socket.socket() as probe:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
         probe.bind((host, 0))
         return probe.getsockname()[1]
+
+
+def address_of(host: str, port: int) -> str:
+    """Return ``host:port``, an IPv6 host in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def owns_port(engine_pid: int | None, port: int) -> bool:

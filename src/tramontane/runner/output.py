@@ -10,6 +10,7 @@ from typing import Final
 
 REASON_LINES_MAX: Final = 20
 REASON_BYTES_MAX: Final = 4096
+PIECE_BYTES: Final = 1 << 20  # of a log that is moved
 
 _ESCAPES: Final = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-_]|[\x00-\x08\x0b-\x1f\x7f]"
@@ -47,13 +48,17 @@ def cap_log(path: str, bytes_max: int) -> int:
     """
     with contextlib.suppress(OSError):
         if os.stat(path).st_size > bytes_max:
-            with open(path, "r+b") as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(size - bytes_max)
-                kept = file.read(bytes_max)
+            with open(path, "r+b") as file, open(f"{path}.1.tmp", "wb") as kept:
+                # Less than there is room for: whoever writes goes on meanwhile.
+                file.seek(-bytes_max * 7 // 8, os.SEEK_END)
+                while (room := bytes_max - kept.tell()) > 0:
+                    if not (piece := file.read(min(room, PIECE_BYTES))):
+                        break
+                    kept.write(piece)
+                moved = file.tell()
                 file.truncate(0)
-            replace_file(f"{path}.1", kept)
-            return size
+            os.replace(f"{path}.1.tmp", f"{path}.1")
+            return moved
     return 0
 
 
