@@ -8,11 +8,12 @@ passes the conformance suite that real drivers pass.
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from tramontane.domain.fleet import Device
+from tramontane.domain.jobs.attempt import AttemptRecord, JobLaunch
 from tramontane.domain.launch import LaunchSpec
 from tramontane.domain.observation import (
     ClusterView,
@@ -24,6 +25,7 @@ from tramontane.domain.observation import (
 )
 from tramontane.domain.resources import Resources
 from tramontane.drivers.base import DriverUnavailableError
+from tramontane.drivers.fake_attempts import RUN_MS, FakeAttempts
 from tramontane.drivers.faults import (
     CallFault,
     Crash,
@@ -55,6 +57,7 @@ class FakeNode:
     capacity: Resources
     devices: tuple[Device, ...] = ()
     is_drained: bool = False
+    rack: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,8 @@ class FakeDriver:
 
     A process is ready ``start_ms`` after its start, give or take a quarter of that, which
     ``seed`` decides. It drains for ``drain_ms``. ``starts`` counts, per id, how often a process
-    was really started; more than once is a bug of whoever called.
+    was really started; more than once is a bug of whoever called. ``attempts`` are those at jobs;
+    with ``queues`` the cluster itself chooses when and where they start.
     """
 
     def __init__(
@@ -102,6 +106,8 @@ class FakeDriver:
         seed: int = 0,
         start_ms: int = START_MS,
         drain_ms: int = DRAIN_MS,
+        queues: bool = False,
+        run_ms: int = RUN_MS,
     ) -> None:
         self.name = name
         self.starts: Counter[str] = Counter()
@@ -115,6 +121,16 @@ class FakeDriver:
         self._calls = 0
         self._late: list[tuple[int, Callable[[], None]]] = []
         self._processes: dict[str, FakeProcess] = {}
+        self.queues = queues
+        self.drained: dict[str, str] = {}
+        self.attempts = FakeAttempts(
+            clock,
+            self._random,
+            tuple(self._nodes),
+            lambda: self._faults,
+            queues=queues,
+            run_ms=run_ms,
+        )
         self._was_started: set[str] = set()
         self._lock = threading.RLock()
 
@@ -128,30 +144,69 @@ class FakeDriver:
             lost = {fault.node_name for fault in self.active(LoseNode)}
             late = max((fault.by_ms for fault in self.active(LateReports)), default=0)
             nodes = [
-                NodeObservation(n.name, n.capacity, n.devices, n.name in lost, n.is_drained)
+                NodeObservation(
+                    n.name,
+                    n.capacity,
+                    n.devices,
+                    is_lost=n.name in lost,
+                    is_drained=n.is_drained or n.name in self.drained,
+                    reason=self.drained.get(n.name),
+                    rack=n.rack,
+                )
                 for n in self._nodes.values()
             ]
             seen = [p for p in self._processes.values() if p.node_name not in lost]
-            return Reachable(tuple(nodes), tuple(self._observe(p, late) for p in seen))
+            observations = tuple(self._observe(p, late) for p in seen)
+            return Reachable(tuple(nodes), observations, self.attempts.observe(lost, late))
 
-    def ensure(self, replica_id: str, node_name: str, launch: LaunchSpec) -> None:
+    def ensure(
+        self, replica_id: str, node_name: str, launch: LaunchSpec, peers: Sequence[str] = ()
+    ) -> None:
         """Start the process, unless one was ever started under this id."""
+        del peers  # the first node stands for all
         self._call(node_name, lambda: self.start(replica_id, node_name, launch))
 
-    def stop(self, replica_id: str, *, drain: bool = True) -> None:
-        """Have the process drain and end, or end now."""
-        self._call(self._node_of(replica_id), lambda: self.end(replica_id, drain=drain))
+    def submit(self, attempt_id: str, launch: JobLaunch, node_name: str | None = None) -> None:
+        """Start the attempt, or queue it, unless that was ever done."""
+        self._call(node_name, lambda: self.attempts.submit(attempt_id, launch, node_name))
 
-    def forget(self, replica_id: str) -> None:
-        """Drop what is kept of an ended process."""
-        self._call(None, lambda: self._forget(replica_id))
+    def stop(self, id_: str, *, drain: bool = True) -> None:
+        """Have the process or attempt drain and end, or end now."""
+        self._call(self._node_of(id_), lambda: self.end(id_, drain=drain))
 
-    def logs(self, replica_id: str, lines_max: int) -> list[str]:
+    def forget(self, id_: str) -> None:
+        """Drop what is kept of an ended process or attempt."""
+        self._call(None, lambda: self._forget(id_))
+
+    def account(self, attempt_ids: Sequence[str]) -> Mapping[str, AttemptRecord]:
+        """Return what is known of those attempts that are over; no answer during a silence."""
+        with self._lock:
+            self._catch_up()
+            if any(self.active(Silence)):
+                raise DriverUnavailableError("the accounting does not answer")
+            return self.attempts.account(attempt_ids)
+
+    def set_drained(self, node_name: str, reason: str | None) -> None:
+        """Start nothing more on the node, for ``reason``; None takes that back."""
+        with self._lock:
+            if reason is None:
+                self.drained.pop(node_name, None)
+            else:
+                self.drained[node_name] = reason
+
+    def read_log(self, attempt_id: str, rank: int, offset: int, bytes_max: int) -> bytes:
+        """Return what the attempt would have written by now."""
+        with self._lock:
+            text = self.attempts.log_of(attempt_id).encode() if rank == 0 else b""
+            return text[offset : offset + bytes_max]
+
+    def logs(self, id_: str, lines_max: int) -> list[str]:
         """Return a few lines that the process would have written."""
         with self._lock:
-            process = self._processes.get(replica_id)
+            process = self._processes.get(id_)
             if process is None:
-                return []
+                lines = self.attempts.log_of(id_).splitlines()
+                return lines[-lines_max:] if lines_max > 0 else []
             lines = [f"starting {' '.join(process.launch.argv)}"]
             lines += ["ready"] if process.ready_at_ms <= self._clock.now_ms() else []
             lines += (process.reason or "").splitlines()
@@ -250,6 +305,8 @@ class FakeDriver:
         """Carry out `stop`, on the node itself."""
         now_ms = self._clock.now_ms()
         process = self._processes.get(replica_id)
+        if self.attempts.knows(replica_id):
+            self.attempts.end(replica_id, self._drain_ms if drain else 0)
         if process is None or process.state_at(now_ms) is RunState.EXITED:
             return
         if not drain:
@@ -264,6 +321,7 @@ class FakeDriver:
         process = self._processes.get(replica_id)
         if process is not None and process.state_at(self._clock.now_ms()) is RunState.EXITED:
             del self._processes[replica_id]
+        self.attempts.forget(replica_id)
 
     def _end_at(self, process: FakeProcess, ended_at_ms: int, reason: str) -> None:
         if process.ended_at_ms is None or process.ended_at_ms > ended_at_ms:
@@ -327,6 +385,7 @@ class FakeDriver:
             carry_out()
         for fault in self.active(LoseNode):
             if fault.is_fatal:
+                self.attempts.lose_node(fault.node_name)
                 for process in list(self._processes.values()):
                     if process.node_name == fault.node_name:
                         del self._processes[process.replica_id]

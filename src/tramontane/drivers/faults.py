@@ -1,7 +1,7 @@
 """What can go wrong with a cluster, as plain values to hand to a `FakeDriver`.
 
-Calls are counted from 1 over `ensure`, `stop` and `forget`; starts from 1 over processes. Times
-are milliseconds after the driver was made.
+Calls are counted from 1 over `ensure`, `submit`, `stop` and `forget`; starts from 1 over processes.
+Times are milliseconds after the driver was made.
 """
 
 from dataclasses import dataclass
@@ -63,6 +63,23 @@ class Crash:
 
 
 @dataclass(frozen=True, slots=True)
+class FailAttempt:
+    """The command of an attempt fails; starts of attempts are counted apart, from 1."""
+
+    start: int
+    after_ms: int = 500
+    reason: str = "exit code 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Evict:
+    """The cluster evicts an attempt."""
+
+    start: int
+    after_ms: int = 500
+
+
+@dataclass(frozen=True, slots=True)
 class LoseNode:
     """The cluster declares the node lost for a time; its processes may live on unseen."""
 
@@ -91,6 +108,6 @@ class LateReports:
 
 
 CallFault = LoseReply | DropCall | RepeatCall | DelayCall
-StartFault = FailStart | SlowStart | Crash
+StartFault = FailStart | SlowStart | Crash | FailAttempt | Evict
 TimedFault = LoseNode | Silence | LateReports
 Fault = CallFault | StartFault | TimedFault
