@@ -85,6 +85,8 @@ def _become(argv: list[str], env: dict[str, str], log: int, cwd: str, parent: in
         os.chdir(cwd)
         for signum in (signal.SIGHUP, signal.SIGPIPE, signal.SIGINT):
             signal.signal(signum, signal.SIG_DFL)
+        # A drain is between the driver and the runner, and srun sends it to all of a step.
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         # Short of memory, an engine goes before the control plane.
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:

@@ -14,7 +14,8 @@ An attempt's command gets SIGTERM, and SIGKILL after its grace, for any of them.
 
 exit status: 0 the engine ran and ended, or had run before; of an attempt the command's, 124 at its
 time limit, 143 when it was asked to end; 64 the arguments do not fit; 66 there is no launch.json;
-70 it died early; 73 the report could not be written, so nothing was started.
+70 it died early; 73 the report could not be written, and 75 another job claimed the directory, so
+nothing was started.
 """
 
 # No pathlib in this package: it costs 2 MB, and there is one runner per engine. What escapes
@@ -112,7 +113,7 @@ def _run(args: argparse.Namespace, rank: int, announce: Callable[..., int]) -> i
         run = WorkerRun(args, group) if rank else ReplicaRun(args, group)
     try:
         if args.claim and not _claim(args.run_dir, args.claim):
-            return announce("another job has it")
+            return announce("another job has it", os.EX_TEMPFAIL)
         _lock(args, rank)
         if os.path.exists(f"{args.run_dir}/{gang.report_name(rank)}"):
             return announce("it already ran")
