@@ -41,7 +41,7 @@ class Requires:
     async def admit(self, request: Request) -> None:
         """Let the request pass and remember whose it is, or refuse it (401, 403)."""
         services: Services = request.app.state.services
-        key = _bearer(request)
+        key = bearer_of(request)
         principal = await run_in_threadpool(services.authentication.principal, key)
         if not principal.may(self.permission):
             message = (
@@ -70,8 +70,22 @@ class GatewayOnly:
     async def admit(self, request: Request) -> None:
         """Let the request pass, or refuse it (401)."""
         expected: str = request.app.state.gateway_token
-        if not hmac.compare_digest(_bearer(request).encode(), expected.encode()):
+        if not hmac.compare_digest(bearer_of(request).encode(), expected.encode()):
             raise refuse(Code.INVALID_API_KEY, "this is not the key of a gateway")
+
+    async def __call__(self) -> None:
+        """Do nothing more: `admit` was called before."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerOnly:
+    """The route needs the secret of the replica or attempt that its path names as ``id``."""
+
+    async def admit(self, request: Request) -> None:
+        """Let the request pass, or refuse it (401)."""
+        services: Services = request.app.state.services
+        secret = bearer_of(request)
+        await run_in_threadpool(services.runner_reports.admit, request.path_params["id"], secret)
 
     async def __call__(self) -> None:
         """Do nothing more: `admit` was called before."""
@@ -88,7 +102,7 @@ class Public:
         """Do nothing more."""
 
 
-Access = Requires | GatewayOnly | Public
+Access = Requires | GatewayOnly | RunnerOnly | Public
 
 
 def requires(permission: Permission) -> Any:
@@ -99,6 +113,11 @@ def requires(permission: Permission) -> Any:
 def gateway_only() -> Any:
     """Return the dependency that admits gateways."""
     return Depends(GatewayOnly())
+
+
+def runner_only() -> Any:
+    """Return the dependency that admits the runner of what the path names as ``id``."""
+    return Depends(RunnerOnly())
 
 
 def public() -> Any:
@@ -134,7 +153,7 @@ def access_of(route: APIRoute) -> Access:
         methods = ", ".join(sorted(route.methods or ()))
         msg = (
             f"{methods} {route.path} has {len(marks)} marks of access: give it one of "
-            "requires(Permission.X), gateway_only() or public()"
+            "requires(Permission.X), gateway_only(), runner_only() or public()"
         )
         raise UnmarkedRouteError(msg)
     return marks[0]
@@ -159,7 +178,8 @@ def _calls(dependant: Dependant) -> Iterator[object]:
         yield from _calls(dependency)
 
 
-def _bearer(request: Request) -> str:
+def bearer_of(request: Request) -> str:
+    """Return the key or secret that the request shows, or refuse it (401)."""
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         raise refuse(Code.INVALID_API_KEY, _NO_KEY)

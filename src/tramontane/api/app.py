@@ -27,6 +27,7 @@ from tramontane.api.routes import (
     whoami,
 )
 from tramontane.api.routes.inference import responses
+from tramontane.api.routes.reports import runners
 from tramontane.runtime.clock import IdSource
 from tramontane.services.all import Services
 
@@ -49,6 +50,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     plan.router,
     responses.router,
     internal.router,
+    runners.router,
     responses.internal,
     welcome.router,
 )

@@ -14,6 +14,7 @@ from tramontane.api import errors
 from tramontane.domain import ids as kinds
 from tramontane.domain.refusal import Code, Refusal
 from tramontane.runtime.clock import IdSource
+from tramontane.wire.runner_report import BODY_BYTES_MAX as RUNNER_BYTES_MAX
 
 _log = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ REPORT_BYTES_MAX: Final = 4 << 20  # a gateway's thousand usage events take 650 
 DISCARDED_BYTES_MAX: Final = 64 << 20
 DISCARD_S: Final = 10.0
 _INTERNAL: Final = "/internal/"
+_RUNNERS: Final = "/cloud/v1/runners/"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -41,7 +43,7 @@ class Front:
         headers = Headers(scope=scope)
         request_id = self._request_id(headers)
         path: str = scope["path"]
-        bytes_max = REPORT_BYTES_MAX if path.startswith(_INTERNAL) else BODY_BYTES_MAX
+        bytes_max = _bytes_max(path)
         scope["tramontane.body_bytes_max"] = bytes_max
         # Both /x and /x/ mean /x: a redirect would lose the body in some clients.
         scope["path"] = path.rstrip("/") or "/"
@@ -121,6 +123,12 @@ class _Out:
             await self._body.discard()
             message = {"type": "http.response.body"}
         await self._send(message)
+
+
+def _bytes_max(path: str) -> int:
+    if path.startswith(_RUNNERS):
+        return RUNNER_BYTES_MAX
+    return REPORT_BYTES_MAX if path.startswith(_INTERNAL) else BODY_BYTES_MAX
 
 
 def _stated_bytes(headers: Headers) -> int:

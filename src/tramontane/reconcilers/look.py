@@ -1,8 +1,8 @@
 """Looking at the world: the drivers' views, and the rows beside them, as one snapshot."""
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from tramontane.domain import ids
@@ -18,14 +18,17 @@ from tramontane.domain.observation import (
 )
 from tramontane.domain.planning.fleet_view import merge_cluster
 from tramontane.domain.planning.placement import Holding
+from tramontane.domain.planning.reported import with_reports
 from tramontane.domain.planning.snapshot import ClusterState, ReplicaSnapshot
 from tramontane.domain.replica import Replica, ReplicaStatus
+from tramontane.domain.report import RunnerReport
 from tramontane.drivers.base import Driver, DriverUnavailableError
 from tramontane.reconcilers.needs import Recipes, need_of, read_versions
 from tramontane.runtime.clock import IdSource
 from tramontane.store import deployments, fleet, replicas, routes
 from tramontane.store.db import Database, StaleError, Transaction
 from tramontane.store.jobs import attempts
+from tramontane.store.reports import runners
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,7 @@ class Rows:
     versions: Mapping[str, ModelVersion]
     routed_replica_ids: frozenset[str]
     holdings: tuple[Holding, ...] = ()
+    reports: Mapping[str, RunnerReport] = field(default_factory=dict[str, RunnerReport])
 
 
 def read_rows(tx: Transaction, known_versions: Mapping[str, ModelVersion]) -> Rows:
@@ -70,18 +74,31 @@ def read_rows(tx: Transaction, known_versions: Mapping[str, ModelVersion]) -> Ro
             replica.id for route in (table.routes if table else ()) for replica in route.replicas
         ),
         holdings=tuple(attempts.holdings(tx)),
+        reports=runners.list_of(tx, ids.REPLICA),
     )
 
 
-def ask(driver: Driver) -> ClusterView:
-    """Return the driver's view; a driver that fails has not answered."""
+def ask(driver: Driver, reports: Mapping[str, RunnerReport] | None = None) -> ClusterView:
+    """Return the driver's view; a driver that fails has not answered.
+
+    What runners reported (``reports`` by id) completes the view of a cluster that queues: others
+    read the reports of their runners themselves.
+    """
     try:
-        return driver.view()
+        view = driver.view()
+        return with_reports(view, reports) if reports and driver.queues else view
     except DriverUnavailableError as error:
         return Unreachable(str(error))
     except Exception as error:
         log.exception("driver %s: its view failed", driver.name)
         return Unreachable(f"its driver failed: {error!r}"[:_FAILURE_CHARS_MAX])
+
+
+def prune_reports(db: Database, reports: Collection[str], live: Collection[str]) -> None:
+    """Drop the ``reports`` (their ids) on what is over: all ids but those in ``live``."""
+    over = sorted(set(reports) - set(live))
+    if over:
+        db.write(lambda tx: runners.delete_all(tx, over))
 
 
 def merge_fleet(

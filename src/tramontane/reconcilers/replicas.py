@@ -118,7 +118,7 @@ class ReplicaReconciler:
         with self._db.read() as tx:
             rows = look.read_rows(tx, self._versions)
         views = {
-            name: (driver, look.with_refusals(look.ask(driver), self._refused[name]))
+            name: (driver, look.with_refusals(look.ask(driver, rows.reports), self._refused[name]))
             for name, driver in self._drivers.items()
         }
         now_ms = self._clock.now_ms()
@@ -130,6 +130,8 @@ class ReplicaReconciler:
         )
         if record:
             look.record_fleet(self._db, rows, states)
+            holding = [replica.id for replica in rows.replicas if replica.holds_capacity]
+            look.prune_reports(self._db, rows.reports, holding)
         listed = look.listed_ids(states)
         found = look.with_listed(self._db, rows, listed, self._ended)
         self._ended = {r.id: r for r in found if not r.holds_capacity and r.id in listed}

@@ -19,6 +19,7 @@ from tramontane.services.models import Models
 from tramontane.services.organizations import Organizations
 from tramontane.services.projects import Projects
 from tramontane.services.replicas import DeploymentLogs, LogSource, Replicas
+from tramontane.services.reports.runners import RunnerReports
 from tramontane.services.responses import Responses
 from tramontane.services.spending.limits import Limits
 from tramontane.services.spending.prices import Prices
@@ -52,6 +53,7 @@ class Services:
     events: Events
     route_tables: RouteTables
     demands: Demands
+    runner_reports: RunnerReports
     plan: PlanSource
 
 
@@ -67,6 +69,7 @@ def make_services(
     plan: PlanSource,
     wake: Callable[[], None],
     wake_autoscale: Callable[[], None] = lambda: None,
+    wake_jobs: Callable[[], None] = lambda: None,
 ) -> Services:
     """Return the services over ``db``. Waking must be quick: it is done by request threads."""
     writer = SpecWriter(clock, recipes)
@@ -89,5 +92,6 @@ def make_services(
         events=Events(db),
         route_tables=RouteTables(db),
         demands=Demands(db, clock, wake_autoscale),
+        runner_reports=RunnerReports(db, clock, wake, wake_jobs),
         plan=plan,
     )

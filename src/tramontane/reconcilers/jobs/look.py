@@ -2,20 +2,23 @@
 
 import logging
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+from tramontane.domain import ids
 from tramontane.domain.fleet import Cluster, Node
 from tramontane.domain.jobs.attempt import AttemptRecord
 from tramontane.domain.jobs.job import Attempt, AttemptStatus, Job, JobStatus
 from tramontane.domain.jobs.snapshot import JobCluster
 from tramontane.domain.observation import ClusterView, Reachable, Unreachable
 from tramontane.domain.replica import Replica
+from tramontane.domain.report import RunnerReport
 from tramontane.drivers.base import Driver, DriverUnavailableError
 from tramontane.reconcilers.look import ask
 from tramontane.store import fleet, replicas
 from tramontane.store.db import Transaction
 from tramontane.store.jobs import attempts, jobs
+from tramontane.store.reports import runners
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,7 @@ class JobRows:
     dependencies: Mapping[str, JobStatus]
     devices_max: Mapping[str, int]
     forgettable: frozenset[str]
+    reports: Mapping[str, RunnerReport] = field(default_factory=dict[str, RunnerReport])
 
     @property
     def is_at_rest(self) -> bool:
@@ -70,6 +74,7 @@ def read_rows(tx: Transaction, now_ms: int, quota: QuotaSource) -> JobRows:
         dependencies=jobs.statuses_of(tx, needed),
         devices_max={id_: most for id_, most in bounds.items() if most is not None},
         forgettable=frozenset(attempt.id for attempt in forgettable),
+        reports=runners.list_of(tx, ids.ATTEMPT),
     )
 
 
@@ -99,9 +104,11 @@ def listed_ids(views: Mapping[str, ClusterView]) -> set[str]:
     }
 
 
-def ask_all(drivers: Mapping[str, Driver]) -> dict[str, ClusterView]:
+def ask_all(
+    drivers: Mapping[str, Driver], reports: Mapping[str, RunnerReport]
+) -> dict[str, ClusterView]:
     """Return the view of each driver, by the name of its cluster."""
-    return {name: ask(driver) for name, driver in drivers.items()}
+    return {name: ask(driver, reports) for name, driver in drivers.items()}
 
 
 class Accounts:

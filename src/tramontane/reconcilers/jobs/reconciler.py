@@ -26,6 +26,7 @@ from tramontane.domain.observation import Reachable
 from tramontane.drivers.base import Driver, DriverUnavailableError
 from tramontane.reconcilers.jobs import drain, look
 from tramontane.reconcilers.jobs.commit import Charge, Intent, commit, refuse
+from tramontane.reconcilers.look import prune_reports
 from tramontane.runtime.clock import Clock, IdSource
 from tramontane.store import fleet, tenancy
 from tramontane.store.db import Database, StaleError, StoreUnavailableError, Transaction
@@ -109,10 +110,12 @@ class JobReconciler:
         now_ms = self._clock.now_ms()
         with self._db.read() as tx:
             rows = look.read_rows(tx, now_ms, self._quota)
+        live = [attempt.id for attempt in rows.attempts if not attempt.status.is_over]
+        prune_reports(self._db, rows.reports, live)
         if rows.is_at_rest and now_ms - self._looked_at_ms < STRAYS_MS:
             return None
         self._looked_at_ms = now_ms
-        views = look.ask_all(self._drivers)
+        views = look.ask_all(self._drivers, rows.reports)
         found = self._with_listed(rows.attempts, look.listed_ids(views))
         states = look.states_of(rows, self._drivers, views)
         records, silent = self._accounts.records(states, found, now_ms)

@@ -1,0 +1,1 @@
+"""What is reported from outside of the control plane's machine."""

@@ -1,0 +1,141 @@
+"""Takes the reports of runners, each with the secret of its own replica or attempt."""
+
+import hmac
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from tramontane.domain import ids
+from tramontane.domain.refusal import Code, refuse
+from tramontane.domain.replica import ReplicaStatus
+from tramontane.domain.report import RunnerReport
+from tramontane.runtime.clock import Clock
+from tramontane.store import replicas
+from tramontane.store.db import Database, Transaction
+from tramontane.store.jobs import attempts
+from tramontane.store.reports import runners
+
+# Those below are the system's own services; engines listen where any process may.
+PORT_MIN: Final = 1024
+_OVER: Final = frozenset({ReplicaStatus.STOPPED, ReplicaStatus.FAILED})
+_NO_SECRET: Final = "\0"  # noqa: S105 - what no header can hold
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the store knows of whom a report is about."""
+
+    secret: str
+    is_wanted: bool
+
+
+class RunnerReports:
+    """Use cases of reports. The wakes are called after what changes plans, by request threads."""
+
+    def __init__(
+        self,
+        db: Database,
+        clock: Clock,
+        wake_replicas: Callable[[], None],
+        wake_jobs: Callable[[], None],
+    ) -> None:
+        self._db = db
+        self._clock = clock
+        self._wakes = {ids.REPLICA: wake_replicas, ids.ATTEMPT: wake_jobs}
+
+    def admit(self, id_: str, secret: str) -> None:
+        """Refuse whoever does not show the secret of replica or attempt ``id_``.
+
+        The refusal is the same whether there is such an id or not.
+        """
+        with self._db.read() as tx:
+            self._check(_known(tx, id_), secret)
+
+    def accept(self, report: RunnerReport, secret: str, *, is_near: bool) -> bool:
+        """Take a report and return whether what it is about is to go on.
+
+        It is written when it says something that plans are made from, and else forgotten. Of what
+        is over nothing is written any more. ``is_near``: it comes from the gateway's own machine,
+        so that an engine may listen where only that one reaches it.
+        """
+        _check_address(report.address, is_near=is_near)
+        now_ms = self._clock.now_ms()
+        with self._db.read() as tx:
+            known = self._check(_known(tx, report.id), secret)
+            last = runners.get(tx, report.id)
+        if not known.is_wanted or not _is_news(last, report):
+            return known.is_wanted
+
+        def write(tx: Transaction) -> bool:
+            now_known = _known(tx, report.id)
+            if now_known is None or not now_known.is_wanted:
+                return False  # it ended meanwhile
+            if _is_news(runners.get(tx, report.id), report):
+                runners.put(tx, report, now_ms)
+            return True
+
+        is_wanted = self._db.write(write)
+        if is_wanted:
+            self._wakes[ids.prefix_of(report.id) or ids.REPLICA]()
+        return is_wanted
+
+    def _check(self, known: _Known | None, secret: str) -> _Known:
+        expected = known.secret if known is not None else _NO_SECRET
+        is_right = hmac.compare_digest(secret.encode(), expected.encode())
+        if known is None or not is_right:
+            raise refuse(Code.INVALID_API_KEY, "this is not the secret of this replica or attempt")
+        return known
+
+
+def _known(tx: Transaction, id_: str) -> _Known | None:
+    kind = ids.prefix_of(id_)
+    if kind == ids.REPLICA:
+        replica = replicas.get_for(tx, None, id_)
+        return _Known(replica.secret, replica.status not in _OVER) if replica else None
+    if kind == ids.ATTEMPT:
+        secret = attempts.secret_of(tx, id_)
+        return _Known(secret, attempts.is_wanted(tx, id_)) if secret else None
+    return None
+
+
+def _is_news(last: RunnerReport | None, report: RunnerReport) -> bool:
+    """Tell whether plans could differ because of ``report``."""
+    if last is None:
+        return True
+    if report.at_ms < last.at_ms:
+        return False  # it was under way for longer than a later one
+    return _said(last) != _said(report)
+
+
+def _said(report: RunnerReport) -> tuple[object, ...]:
+    load = (report.requests_running, report.requests_waiting)
+    is_busy = None if load == (None, None) else any(load)
+    return (
+        report.run_state,
+        report.address,
+        report.reason,
+        report.exit_code,
+        report.outcome,
+        report.node_name,
+        is_busy,
+    )
+
+
+def _check_address(address: str | None, *, is_near: bool) -> None:
+    """Refuse an address that no engine has: requests of a tenant are sent there."""
+    if address is None:
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        place = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        place = None
+    is_odd = place is None or place.is_multicast or place.is_unspecified or place.is_link_local
+    is_odd = is_odd or (place is not None and place.is_loopback and not is_near)
+    if is_odd or not PORT_MIN <= int(port) <= 65_535:
+        message = (
+            f"address must be a node's own IP address with a port of {PORT_MIN} to 65535, "
+            "such as 10.0.0.7:8000"
+        )
+        raise refuse(Code.INVALID_VALUE, message, param="address")
