@@ -19,6 +19,7 @@ from tests.support.weights import write_gguf
 from tramontane.api.app import create_app
 from tramontane.domain.deployment import DeploymentStatus
 from tramontane.domain.fleet import Cluster, ClusterStatus, Node, NodeStatus
+from tramontane.domain.jobs.job import Attempt
 from tramontane.domain.launch import LaunchSpec
 from tramontane.domain.replica import Replica, ReplicaStatus
 from tramontane.domain.resources import Resources
@@ -111,9 +112,21 @@ class Cloud:
             recipes=RECIPES,
             models_root=None,
             logs=lambda _replica, lines_max: self.lines and self.lines[-lines_max:],
+            attempt_logs=self,
             plan=lambda: {"snapshot": {"nodes": []}, "plan": {"actions": []}},
             wake=self._wake,
         )
+
+    def tail(self, attempt: Attempt, lines_max: int) -> list[str] | None:
+        """Return the last lines of an attempt."""
+        return self.lines and self.lines[-lines_max:]
+
+    def read(self, attempt: Attempt, rank: int, offset: int, bytes_max: int) -> bytes | None:
+        """Return a piece of what an attempt wrote."""
+        if self.lines is None:
+            return None
+        text = "".join(f"{line}\n" for line in self.lines)
+        return text.encode()[offset : offset + bytes_max]
 
     def bootstrap(self, demo_model: Path | None = None) -> Bootstrap:
         """Return the first start of this installation."""

@@ -14,6 +14,7 @@ from tramontane.api import errors
 from tramontane.domain import ids as kinds
 from tramontane.domain.refusal import Code, Refusal
 from tramontane.runtime.clock import IdSource
+from tramontane.wire.cloud_jobs import BODY_BYTES_MAX as JOB_BYTES_MAX
 from tramontane.wire.runner_report import BODY_BYTES_MAX as RUNNER_BYTES_MAX
 
 _log = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ DISCARDED_BYTES_MAX: Final = 64 << 20
 DISCARD_S: Final = 10.0
 _INTERNAL: Final = "/internal/"
 _RUNNERS: Final = "/cloud/v1/runners/"
+_JOBS: Final = "/cloud/v1/jobs"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -126,6 +128,8 @@ class _Out:
 
 
 def _bytes_max(path: str) -> int:
+    if path.rstrip("/") == _JOBS:
+        return JOB_BYTES_MAX
     if path.startswith(_RUNNERS):
         return RUNNER_BYTES_MAX
     return REPORT_BYTES_MAX if path.startswith(_INTERNAL) else BODY_BYTES_MAX

@@ -29,6 +29,8 @@ class Permission(StrEnum):
     DEPLOYMENTS_READ = "deployments.read"
     DEPLOYMENTS_WRITE = "deployments.write"
     REPLICAS_READ = "replicas.read"
+    JOBS_READ = "jobs.read"
+    JOBS_WRITE = "jobs.write"
     CLUSTERS_READ = "clusters.read"
     USAGE_READ = "usage.read"
     LIMITS_READ = "limits.read"
@@ -67,6 +69,8 @@ ROLE_PERMISSIONS: Final[dict[Role, frozenset[Permission]]] = {
             Permission.DEPLOYMENTS_READ,
             Permission.DEPLOYMENTS_WRITE,
             Permission.REPLICAS_READ,
+            Permission.JOBS_READ,
+            Permission.JOBS_WRITE,
             Permission.USAGE_READ,
             Permission.LIMITS_READ,
             Permission.QUOTAS_READ,

@@ -31,6 +31,7 @@ from tramontane.drivers.base import Driver, DriverUnavailableError
 from tramontane.drivers.process import ProcessDriver
 from tramontane.drivers.process_node import machine_capacity
 from tramontane.engines.recipes import make_recipes
+from tramontane.processes.attempt_logs import DriverLogs
 from tramontane.processes.startup import (
     FATAL_EXIT,
     inherited_or_listen,
@@ -39,6 +40,7 @@ from tramontane.processes.startup import (
     say,
 )
 from tramontane.reconcilers.autoscale import AutoscaleReconciler
+from tramontane.reconcilers.jobs.reconciler import JobReconciler
 from tramontane.reconcilers.loop import Loop
 from tramontane.reconcilers.metering import MeteringReconciler
 from tramontane.reconcilers.replicas import ReplicaReconciler
@@ -51,8 +53,10 @@ from tramontane.runtime.parent import die_with_parent
 from tramontane.runtime.settings import Settings, SettingsError, load
 from tramontane.services.all import make_services
 from tramontane.services.bootstrap import DEMO_NAME, Bootstrap, Bootstrapped
+from tramontane.services.quotas.bounds import devices_max_for
 from tramontane.store import deployments, fleet
 from tramontane.store.db import Database, NewerSchemaError, StoreUnavailableError
+from tramontane.store.quotas import class_prices
 
 log = logging.getLogger(__name__)
 
@@ -135,13 +139,23 @@ class _ControlPlane:
             self._probe,
             announce=self._announce,
         )
+        self._jobs = JobReconciler(
+            db,
+            self._drivers,
+            self._clock,
+            ids,
+            quota=devices_max_for,
+            charge=class_prices.charge,
+        )
         autoscale = AutoscaleReconciler(db, self._clock, wake=self._wake_converging)
         interval_s = settings.reconcile_interval_ms / 1000
         self._replica_loop = self._loop("replicas", self._replicas.step, interval_s, holder)
+        self._job_loop = self._loop("jobs", self._jobs.step, interval_s, holder)
         self._route_loop = self._loop("routes", routes.step, _ROUTES_INTERVAL_S, holder)
         self._autoscale_loop = self._loop("autoscale", autoscale.step, autoscale.pause_s, holder)
         self._loops = (
             self._replica_loop,
+            self._job_loop,
             self._route_loop,
             self._autoscale_loop,
             *self._keeping_loops(holder),
@@ -154,9 +168,11 @@ class _ControlPlane:
             recipes=recipes,
             models_root=settings.models_root,
             logs=self._lines_of,
+            attempt_logs=DriverLogs(db, self._drivers),
             plan=self._replicas.report_plan,
             wake=self._wake,
             wake_autoscale=self._autoscale_loop.wake,
+            wake_jobs=self._job_loop.wake,
         )
         self._bootstrap = Bootstrap(
             db=db,
@@ -186,7 +202,7 @@ class _ControlPlane:
             self._home.write_credentials(wanted)
 
     def serve(self, listener: socket.socket, *, drain: bool) -> int:
-        """Serve until a signal; on SIGINT and with ``drain``, stop every replica before the end."""
+        """Serve until a signal; on SIGINT and with ``drain``, stop replicas and attempts before the end."""
         app = create_app(self._services, gateway_token=self._gateway_token, ids=self._ids)
         server = _Server(app)
         self._watch = app.state.revision_watch
@@ -197,9 +213,11 @@ class _ControlPlane:
         for loop in self._loops:
             loop.stop()
         if drain and server.stopped_by == signal.SIGINT:
-            left = self._replicas.drain_all(self._settings.drain_timeout_s)
+            timeout_s = self._settings.drain_timeout_s
+            own = {name: driver for name, driver in self._drivers.items() if not driver.queues}
+            left = (*self._jobs.drain_all(own, timeout_s), *self._replicas.drain_all(timeout_s))
             if left:
-                say(f"{len(left)} replicas did not confirm their end")
+                say(f"{len(left)} replicas or attempts did not confirm their end")
         return 0
 
     def _loop(

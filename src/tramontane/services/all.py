@@ -15,6 +15,8 @@ from tramontane.services.deployments.use_cases import Deployments
 from tramontane.services.events import Events
 from tramontane.services.fleet import Fleet
 from tramontane.services.gateways import Demands, RouteTables
+from tramontane.services.jobs.logs import AttemptLogs, JobLogs
+from tramontane.services.jobs.use_cases import Jobs
 from tramontane.services.models import Models
 from tramontane.services.organizations import Organizations
 from tramontane.services.projects import Projects
@@ -44,6 +46,8 @@ class Services:
     canaries: Canaries
     replicas: Replicas
     logs: DeploymentLogs
+    jobs: Jobs
+    job_logs: JobLogs
     fleet: Fleet
     usage: Usage
     limits: Limits
@@ -66,6 +70,7 @@ def make_services(
     recipes: Mapping[str, EngineRecipe],
     models_root: Path | None,
     logs: LogSource,
+    attempt_logs: AttemptLogs,
     plan: PlanSource,
     wake: Callable[[], None],
     wake_autoscale: Callable[[], None] = lambda: None,
@@ -83,6 +88,8 @@ def make_services(
         canaries=Canaries(db, clock, ids, writer, wake),
         replicas=Replicas(db),
         logs=DeploymentLogs(db, logs),
+        jobs=Jobs(db, clock, ids, wake_jobs),
+        job_logs=JobLogs(db, attempt_logs),
         fleet=Fleet(db),
         usage=Usage(db, clock),
         limits=Limits(db, clock, ids, wake),

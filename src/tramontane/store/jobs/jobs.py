@@ -44,6 +44,18 @@ def get_for(tx: Transaction, project_id: str | None, job_id: str) -> Job | None:
     return _job(row) if row else None
 
 
+def get_named(tx: Transaction, project_id: str, name: str) -> Job | None:
+    """Return the newest job of the project with that name."""
+    query = (
+        select(jobs)
+        .where(jobs.c.project_id == project_id, jobs.c.name == name)
+        .order_by(jobs.c.created_at_ms.desc(), jobs.c.id.desc())
+        .limit(1)
+    )
+    row = tx.execute(query).one_or_none()
+    return _job(row) if row else None
+
+
 def get_by_key(tx: Transaction, project_id: str, idempotency_key: str) -> Job | None:
     """Return the project's job that was made under the key."""
     query = select(jobs).where(

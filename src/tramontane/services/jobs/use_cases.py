@@ -1,0 +1,212 @@
+"""Jobs: submitted, looked at and cancelled. The job reconciler does the rest.
+
+A request here records a wish and nothing else; what could never run is refused before that.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+
+from tramontane.domain import ids as kinds
+from tramontane.domain.event import Event
+from tramontane.domain.jobs.attempt import ShippedFile
+from tramontane.domain.jobs.fit import check_fit, facts_of
+from tramontane.domain.jobs.job import Attempt, Job, JobSpec, JobStatus
+from tramontane.domain.jobs.rules import NewJob, check_wish, spec_of
+from tramontane.domain.refusal import Code, RefusedError, refuse
+from tramontane.domain.tenancy import Principal
+from tramontane.runtime.clock import Clock, IdSource
+from tramontane.services.quotas.bounds import devices_max_for
+from tramontane.services.scope import (
+    Page,
+    list_scope,
+    live_project_named,
+    not_found,
+    page_of,
+    project_named,
+    visible_project_id,
+)
+from tramontane.store import events, fleet
+from tramontane.store.db import Database, Transaction
+from tramontane.store.jobs import attempts, jobs
+
+
+class Jobs:
+    """Use cases of jobs. ``wake`` is called after a change, outside of transactions."""
+
+    def __init__(self, db: Database, clock: Clock, ids: IdSource, wake: Callable[[], None]) -> None:
+        self._db = db
+        self._clock = clock
+        self._ids = ids
+        self._wake = wake
+
+    def create(self, principal: Principal, wish: NewJob, idempotency_key: str | None = None) -> Job:
+        """Record a new job; refused when it could never run as it is wished.
+
+        A second request with the same key and the same wish returns the job of the first.
+        """
+        refusal = check_wish(wish)
+        if refusal is not None:
+            raise RefusedError(refusal)
+        spec, files = spec_of(wish)
+        job = Job(
+            id=self._ids.new(kinds.JOB),
+            project_id="",
+            name=wish.name,
+            spec=spec,
+            created_at_ms=self._clock.now_ms(),
+            idempotency_key=idempotency_key,
+            digest=hashlib.sha256(repr(replace(wish, project=None)).encode()).hexdigest(),
+        )
+        created = self._db.write(lambda tx: _create(tx, principal, wish, job, files))
+        self._wake()
+        return created
+
+    def get(self, principal: Principal, ref: str, project: str | None) -> Job:
+        """Return one job, by its id or by its name: then the newest of that name."""
+        with self._db.read() as tx:
+            return job_named(tx, principal, ref, project)
+
+    def list(
+        self,
+        principal: Principal,
+        *,
+        project: str | None,
+        status: JobStatus | None,
+        after: str | None,
+        limit: int,
+        newest_first: bool,
+    ) -> Page[Job]:
+        """Return a page of the jobs that the principal may see."""
+        with self._db.read() as tx:
+            found = jobs.list_for(
+                tx,
+                list_scope(tx, principal, project),
+                status=status,
+                after=after,
+                limit=limit + 1,
+                newest_first=newest_first,
+            )
+        return page_of(found, limit)
+
+    def cancel(self, principal: Principal, ref: str, project: str | None) -> Job:
+        """Want the job no more: what runs of it ends. One that is over stays as it is."""
+
+        def write(tx: Transaction) -> Job:
+            seen = job_named(tx, principal, ref, project)
+            if seen.status.is_over or seen.cancelled_at_ms is not None:
+                return seen
+            now_ms = self._clock.now_ms()
+            stored = jobs.update(tx, seen, replace(seen, cancelled_at_ms=now_ms))
+            events.append(tx, _event(stored, principal, "cancel_asked", "to be cancelled", now_ms))
+            return stored
+
+        cancelled = self._db.write(write)
+        self._wake()
+        return cancelled
+
+    def attempts(
+        self, principal: Principal, ref: str, project: str | None, *, after: str | None, limit: int
+    ) -> Page[Attempt]:
+        """Return a page of the attempts at a job, by index and number."""
+        with self._db.read() as tx:
+            job = job_named(tx, principal, ref, project)
+            position = (-1, 0)
+            if after is not None:
+                last = attempts.get(tx, after)
+                if last is None or last.job_id != job.id:
+                    message = "after must be the id of an item of this list: start without it"
+                    raise refuse(Code.INVALID_VALUE, message, param="after")
+                position = (last.array_index, last.number)
+            found = attempts.list_of(tx, job.id, after=position, limit=limit + 1)
+        return page_of(found, limit)
+
+
+def job_named(tx: Transaction, principal: Principal, ref: str, project: str | None) -> Job:
+    """Return the job that ``ref`` (id, or name: then the newest) means.
+
+    A name is looked up in ``project`` if given, else in the principal's own.
+    """
+    if kinds.prefix_of(ref) == kinds.JOB:
+        scope = visible_project_id(principal)
+        if project is not None:
+            scope = project_named(tx, principal, project).id
+        found = jobs.get_for(tx, scope, ref)
+    else:
+        found = jobs.get_named(tx, project_named(tx, principal, project).id, ref)
+    if found is None:
+        raise not_found("job", ref)
+    return found
+
+
+def _create(
+    tx: Transaction,
+    principal: Principal,
+    wish: NewJob,
+    made: Job,
+    files: tuple[ShippedFile, ...],
+) -> Job:
+    project = live_project_named(tx, principal, wish.project)
+    known = _known(tx, project.id, made)
+    if known is not None:
+        return known
+    needed = tuple(_needed(tx, project.id, ref) for ref in made.spec.depends_on)
+    spec = replace(made.spec, depends_on=tuple(dict.fromkeys(needed)))
+    _check_fits(tx, project.id, spec)
+    job = replace(made, project_id=project.id, spec=spec)
+    jobs.insert(tx, job, files)
+    each = f"{spec.nodes} x {spec.resources.describe()}"
+    message = f"job {job.name} submitted: {each}, class {spec.priority_class}"
+    events.append(tx, _event(job, principal, "created", message, job.created_at_ms))
+    return job
+
+
+def _known(tx: Transaction, project_id: str, made: Job) -> Job | None:
+    """Return the job that an earlier request with the same idempotency key made."""
+    if made.idempotency_key is None:
+        return None
+    known = jobs.get_by_key(tx, project_id, made.idempotency_key)
+    if known is not None and known.digest != made.digest:
+        message = (
+            f"the idempotency key was used for another job, {known.id}: send a new key with what "
+            "is not the same request"
+        )
+        raise refuse(Code.CONFLICT, message)
+    return known
+
+
+def _needed(tx: Transaction, project_id: str, ref: str) -> str:
+    """Return the id of a job that another one waits for."""
+    is_id = kinds.prefix_of(ref) == kinds.JOB
+    found = jobs.get_for(tx, project_id, ref) if is_id else jobs.get_named(tx, project_id, ref)
+    if found is None:
+        raise not_found("job", ref, param="depends_on")
+    if found.status in {JobStatus.FAILED, JobStatus.CANCELLED}:
+        message = (
+            f"the job would wait for {ref}, which is {found.status} and will never succeed: submit "
+            "that one again first, or leave it out of depends_on"
+        )
+        raise refuse(Code.CONFLICT, message, param="depends_on")
+    return found.id
+
+
+def _check_fits(tx: Transaction, project_id: str, spec: JobSpec) -> None:
+    nodes = fleet.list_nodes(tx)
+    facts = [
+        facts_of(cluster.name, [node for node in nodes if node.cluster_id == cluster.id])
+        for cluster in fleet.list_clusters(tx)
+    ]
+    refusal = check_fit(spec, facts, devices_max_for(tx, project_id))
+    if refusal is not None:
+        raise RefusedError(refusal)
+
+
+def _event(job: Job, principal: Principal, kind: str, message: str, now_ms: int) -> Event:
+    return Event(
+        at_ms=now_ms,
+        subject_id=job.id,
+        project_id=job.project_id,
+        kind=f"job.{kind}",
+        message=message,
+        actor=principal.key_id,
+    )
