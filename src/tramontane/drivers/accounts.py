@@ -9,7 +9,7 @@ from tramontane.domain.quotas.accounts import AccountPolicy, Observed
 from tramontane.domain.quotas.accounts_plan import Action
 
 
-class ClusterRefusedError(Exception):
+class ClusterRefusedError(ValueError):
     """The cluster answered and said no; the message is its own. Nothing was changed."""
 
 

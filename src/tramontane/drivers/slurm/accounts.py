@@ -31,8 +31,8 @@ from tramontane.domain.quotas.accounts_plan import (
     SetDefaultAccount,
 )
 from tramontane.drivers.base import DriverUnavailableError
-from tramontane.drivers.slurm import hostlist
 from tramontane.drivers.slurm.commands import Commands, parse_fields, racks
+from tramontane.drivers.slurm.dialects import hostlist
 from tramontane.runtime.clock import Clock
 
 CONFIG_AGE_S: Final = 300.0
