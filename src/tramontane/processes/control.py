@@ -202,7 +202,7 @@ class _ControlPlane:
             self._home.write_credentials(wanted)
 
     def serve(self, listener: socket.socket, *, drain: bool) -> int:
-        """Serve until a signal; on SIGINT and with ``drain``, stop replicas and attempts before the end."""
+        """Serve until a signal; on SIGINT and with ``drain``, stop what runs before the end."""
         app = create_app(self._services, gateway_token=self._gateway_token, ids=self._ids)
         server = _Server(app)
         self._watch = app.state.revision_watch

@@ -35,8 +35,9 @@ def check_fit(
     """Return why the job could never run, or None. ``devices_max`` is its project's quota."""
     named = [cluster for cluster in clusters if spec.cluster in {None, cluster.name}]
     if spec.cluster is not None and not named:
-        known = ", ".join(sorted(cluster.name for cluster in clusters)) or "none yet"
-        msg = f"there is no cluster {spec.cluster!a}: expected one of {known}, or none at all"
+        known = ", ".join(sorted(cluster.name for cluster in clusters))
+        near = f"expected one of {known}, or leave it out" if known else "leave it out"
+        msg = f"there is no cluster {spec.cluster!a}: {near}"
         return Refusal(Code.INVALID_VALUE, msg, "cluster")
     if devices_max is not None and spec.devices > devices_max:
         return _over_quota(spec, devices_max)
