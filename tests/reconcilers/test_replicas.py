@@ -1,7 +1,7 @@
 """The replica reconciler: pass by pass, on the real store."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ from tests.reconcilers.conftest import CountingDatabase, Small
 from tests.support.planning import GIB, NODE, RECIPES, launch_of, stored_deployment
 from tramontane.domain.deployment import Deployment, DeploymentStatus
 from tramontane.domain.fleet import ClusterStatus, NodeStatus
-from tramontane.domain.launch import LaunchSpec
+from tramontane.domain.launch import LaunchSpec, PriorityClass, Tenancy
 from tramontane.domain.observation import ClusterView
 from tramontane.domain.planning.calls import ENDED_KEPT
 from tramontane.domain.planning.snapshot import from_json
@@ -307,7 +307,9 @@ def test_two_planners_never_fill_one_place_with_two_deployments(database_url: st
 
 def test_a_start_that_the_driver_refuses_fails_with_its_words(small: Small) -> None:
     class Refusing(FakeDriver):
-        def ensure(self, replica_id: str, node_name: str, launch: LaunchSpec) -> None:
+        def ensure(
+            self, replica_id: str, node_name: str, launch: LaunchSpec, peers: Sequence[str] = ()
+        ) -> None:
             raise PermissionError("not on this machine")
 
     small.driver = Refusing(small.clock, [FakeNode("a", NODE)])
@@ -446,3 +448,43 @@ def test_a_cancelled_start_is_not_made_late(small: Small) -> None:
     with small.db.read() as tx:
         assert replicas.list_holding(tx)[0].status is ReplicaStatus.STOPPING
     assert not small.driver.starts
+
+
+def test_what_is_started_says_whose_it_is_and_its_class(small: Small) -> None:
+    made = stored_deployment()
+    spec = replace(made.spec, priority_class=PriorityClass.SPOT)
+    wanted = small.want(replace(made, spec=spec))
+    small.passes(2)
+    (replica,) = small.replicas(wanted.id)
+    assert replica.launch.tenancy == Tenancy("acme", "default")
+    assert replica.launch.priority_class is PriorityClass.SPOT
+    assert [it.launch for it in small.driver.processes()] == [replica.launch]
+
+
+def test_a_replica_on_several_nodes_holds_and_names_all_of_them(small: Small) -> None:
+    calls: list[tuple[str, tuple[str, ...]]] = []
+
+    class Noting(FakeDriver):
+        def ensure(
+            self, replica_id: str, node_name: str, launch: LaunchSpec, peers: Sequence[str] = ()
+        ) -> None:
+            calls.append((node_name, tuple(peers)))
+            super().ensure(replica_id, node_name, launch, peers)
+
+    nodes = [FakeNode(name, NODE, rack=rack) for name, rack in (("a", "x"), ("b", "y"), ("c", "y"))]
+    small.driver = Noting(small.clock, nodes)
+    small.reconciler = small.new_reconciler()
+    made = with_need(stored_deployment(replicas=2), memory_gib=10)
+    wanted = small.want(replace(made, spec=replace(made.spec, nodes=2)))
+    small.passes(6)
+    (replica,) = small.replicas(wanted.id)
+    assert replica.status is ReplicaStatus.READY
+    assert calls == [("b", ("c",))]
+    with small.db.read() as tx:
+        names = {node.id: node.name for node in fleet.list_nodes(tx)}
+    assert [names[node_id] for node_id in replica.node_ids] == ["b", "c"]
+    assert "placed on nodes b, c" in [event.message for event in small.story(replica.id)]
+    assert "2 nodes of one rack" in str(small.deployment(wanted.id).reason)
+    small.driver.add_fault(LoseNode("c", at_ms=0, until_ms=1 << 40))
+    small.passes(1)
+    assert small.statuses(wanted.id) == ["failed"]

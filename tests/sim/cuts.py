@@ -4,7 +4,7 @@ The cuts are around the product, never in it: a database and a driver that call 
 name of the point. `Crash` is no `Exception`, so that nothing in the product can survive it.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -56,10 +56,12 @@ class CutDriver:
         self._at("before view")
         return self.inner.view()
 
-    def ensure(self, replica_id: str, node_name: str, launch: LaunchSpec) -> None:
+    def ensure(
+        self, replica_id: str, node_name: str, launch: LaunchSpec, peers: Sequence[str] = ()
+    ) -> None:
         self._at("before ensure")
         self._watch("ensure", replica_id)
-        self.inner.ensure(replica_id, node_name, launch)
+        self.inner.ensure(replica_id, node_name, launch, peers)
         self._at("after ensure")
 
     def stop(self, replica_id: str, *, drain: bool = True) -> None:

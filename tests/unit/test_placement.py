@@ -1,8 +1,10 @@
 """Where a replica goes, and what is said when it goes nowhere."""
 
 import random
+from dataclasses import replace
 
-from tests.support.planning import GIB, NODE, SMALL, deployment_of, node_of, replica_of
+from tests.support.planning import GIB, NODE, SMALL, deployment_of, node_of, replica_of, typed_id
+from tramontane.domain import ids
 from tramontane.domain.fleet import Node, NodeStatus
 from tramontane.domain.planning.placement import (
     Holding,
@@ -111,3 +113,91 @@ def test_attempts_at_jobs_hold_their_part_and_those_of_other_schedulers_do_not()
     spot = find_spot({node.id: room}, ME, Resources(1_000, GIB, 1))
     assert spot is not None
     assert spot.device_indexes == (1,)
+
+
+def racks(*names: str | None, devices: int = 4, clusters: str = "") -> list[Node]:
+    """Return one node for each name of a rack; ``clusters`` has a digit for each, else all 1."""
+    return [
+        replace(
+            node_of(number, devices=devices),
+            rack=name,
+            cluster_id=typed_id(ids.CLUSTER, int(clusters[number - 1]) if clusters else 1),
+        )
+        for number, name in enumerate(names, start=1)
+    ]
+
+
+def wide(nodes: list[Node], replicas: list[Replica], need: Resources, count: int) -> list[str]:
+    spot = find_spot(rooms_of(nodes, replicas), ME, need, count)
+    names = {node.id: node.name for node in nodes}
+    return [] if spot is None else [names[i] for i in (spot.node_id, *spot.peer_node_ids)]
+
+
+GANG = Resources(1_000, GIB, 4)
+
+
+def test_what_others_use_is_no_room() -> None:
+    node = node_of(1, devices=4)
+    used = {node.id: Resources(0, 0, 3)}
+    rooms = rooms_of([node], [], used=used)
+    assert find_spot(rooms, ME, Resources(1_000, GIB, 2)) is None
+    assert find_spot(rooms, ME, Resources(1_000, GIB, 1)) is not None
+    assert explain_no_room(rooms, Resources(1_000, GIB, 2)) == (
+        "needs 1 device more on the best node (node-1, where others use 3 devices)"
+    )
+    over = rooms_of([node], [], used={node.id: Resources(99_000, 99 * GIB, 9)})
+    assert over[node.id].free == Resources()
+
+
+def test_a_tight_fit_counts_what_others_use() -> None:
+    nodes = [node_of(1, devices=4), node_of(2, devices=4)]
+    rooms = rooms_of(nodes, [], used={nodes[1].id: Resources(0, 0, 2)})
+    spot = find_spot(rooms, ME, Resources(1_000, GIB, 2))
+    assert spot is not None
+    assert spot.node_id == nodes[1].id
+
+
+def test_several_nodes_come_from_one_rack_and_the_one_with_the_least_left() -> None:
+    nodes = racks("a", "a", "a", "b", "b", "c")
+    assert wide(nodes, [], GANG, 2) == ["node-4", "node-5"]
+    assert wide(nodes, [], GANG, 3) == ["node-1", "node-2", "node-3"]
+    assert wide(nodes, [], GANG, 4) == []
+    there = [replica_of(1, deployment_of(2), node=5, need=GANG, devices=(0, 1, 2, 3))]
+    assert wide(nodes, there, GANG, 2) == ["node-1", "node-2"]
+    mine = [replica_of(1, deployment_of(1), node=4, need=SMALL)]
+    assert wide(nodes, mine, GANG, 2) == ["node-1", "node-2"], "a lost rack takes few"
+
+
+def test_a_cluster_without_racks_is_one_and_clusters_are_never_mixed() -> None:
+    assert wide(racks(None, None), [], GANG, 2) == ["node-1", "node-2"]
+    assert wide(racks(None, None, clusters="12"), [], GANG, 2) == []
+    assert wide(racks("a", "a", clusters="12"), [], GANG, 2) == []
+
+
+def test_a_replica_on_several_nodes_holds_its_part_of_each() -> None:
+    nodes = racks("a", "a")
+    peer = nodes[1].id
+    there = replica_of(
+        1, deployment_of(2), need=Resources(1_000, GIB, 2), devices=(0, 1), peer_node_ids=(peer,)
+    )
+    # Indexes that another replica was given are not taken for those of the one on several nodes.
+    other = replica_of(2, deployment_of(3), node=2, need=Resources(0, GIB, 2), devices=(0, 1))
+    rooms = rooms_of(nodes, [there, other])
+    assert [rooms[node.id].free.devices for node in nodes] == [2, 0]
+    assert rooms[peer].free_device_indexes == ()
+    assert rooms[peer].free.memory_bytes == NODE.memory_bytes - 2 * GIB
+    gone = replace(there, status=ReplicaStatus.FAILED)
+    assert rooms_of(nodes, [gone])[peer].free_device_indexes == (0, 1, 2, 3)
+
+
+def test_the_reason_says_how_far_the_best_rack_is() -> None:
+    nodes = racks("a", "b", "b")
+    rooms = rooms_of(nodes, [])
+    assert explain_no_room(rooms, GANG, 3) == (
+        "needs 3 nodes of one rack with 1 CPU, 1.0 GiB memory, 4 devices each, "
+        "and the best rack (b) has room on 2"
+    )
+    assert explain_no_room(rooms, Resources(1_000, GIB, 8), 2).startswith(
+        "needs 2 nodes of one rack, and needs 4 devices more on the best node (node-1)"
+    )
+    assert explain_no_room({}, GANG, 2, "alps").endswith("no node of cluster alps is ready")

@@ -13,10 +13,12 @@ from tests.support.planning import (
     replica_of,
     seen,
     snapshot_of,
+    typed_id,
 )
-from tramontane.domain.deployment import AutoscaleSpec, DeploymentStatus, Scale
+from tramontane.domain import ids
+from tramontane.domain.deployment import AutoscaleSpec, Deployment, DeploymentStatus, Scale
 from tramontane.domain.fleet import NodeStatus
-from tramontane.domain.observation import Observation, RunState, Unreachable
+from tramontane.domain.observation import Observation, Reachable, RunState, Unreachable
 from tramontane.domain.planning.backoff import STABLE_MS
 from tramontane.domain.planning.calls import DRAIN_GRACE_MS, ENDED_KEPT, SETTLE_MS
 from tramontane.domain.planning.plan import (
@@ -307,3 +309,53 @@ def test_a_last_replica_with_requests_is_kept() -> None:
         plan = plan_replicas(snapshot_of((made,), (replica,), observations=(told,)))
         ends = [a for a in plan.actions if isinstance(a, Transition) and a.to is STOPPING]
         assert bool(ends) is not is_kept, (running, waiting)
+
+
+def test_replicas_stay_on_the_cluster_that_is_asked_for() -> None:
+    me = deployment_of()
+    far = replace(me, spec=replace(me.spec, cluster="far"))
+    plan = plan_replicas(snapshot_of((far,)))
+    assert "Place" not in kinds(plan)
+    assert "no node of cluster far is ready" in str(status_in(plan).reason)
+    near = replace(me, spec=replace(me.spec, cluster="local"))
+    assert "Place" in kinds(plan_replicas(snapshot_of((near,))))
+
+
+def test_a_replica_on_several_nodes_is_placed_on_all_of_them_or_none() -> None:
+    me = deployment_of(replicas=2)
+    me = replace(me, spec=replace(me.spec, nodes=2))
+    nodes = tuple(replace(node_of(n, devices=4), rack="r1") for n in (1, 2, 3))
+    plan = plan_replicas(snapshot_of((me,), nodes=nodes, need=Resources(1_000, GIB, 4)))
+    (place,) = [a for a in plan.actions if isinstance(a, Place)]
+    names = [typed_id(ids.NODE, n) for n in (1, 2)]
+    assert [place.node_id, *place.peer_node_ids] == names
+    assert place.device_indexes == (0, 1, 2, 3)
+    (unplaced,) = plan.unplaced
+    assert unplaced.count == 1
+    assert "the best rack (r1) has room on 1" in unplaced.reason
+
+
+def test_what_others_use_is_no_room_for_a_replica() -> None:
+    snapshot = snapshot_of((deployment_of(),), nodes=(node_of(1),))
+    state = snapshot.clusters[0]
+    assert isinstance(state.view, Reachable)
+    taken = replace(state.view.nodes[0], used=Resources(7_500, 0))
+    view = replace(state.view, nodes=(taken,))
+    plan = plan_replicas(replace(snapshot, clusters=(replace(state, view=view),)))
+    assert "Place" not in kinds(plan)
+    assert "where others use 7.5 CPU" in str(status_in(plan).reason)
+
+
+def test_what_a_start_waits_for_is_told_without_the_estimate() -> None:
+    me = deployment_of(observed_generation=1)
+    start = replica_of(1, me, STARTING)
+
+    def planned(reason: str, deployment: Deployment = me) -> Plan:
+        seen_now = (seen(start, RunState.STARTING, reason),)
+        return plan_replicas(snapshot_of((deployment,), (start,), observations=seen_now))
+
+    told = status_in(planned("it waits for Resources; about 3 min"))
+    assert told.reason == "0 of 1 ready; 1 starting (it waits for Resources)"
+    rested = replace(me, status=told.status, reason=told.reason)
+    assert planned("it waits for Resources; about 2 min", rested).actions == ()
+    assert planned("it waits for Priority; about 2 min", rested).actions != ()

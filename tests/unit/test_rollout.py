@@ -5,6 +5,7 @@ import pytest
 from tests.support.planning import deployment_of, replica_of
 from tramontane.domain.planning.rollout import plan_rollout
 from tramontane.domain.replica import Replica, ReplicaStatus
+from tramontane.domain.upkeep.evacuation import Leaving
 
 PENDING, STARTING, READY = ReplicaStatus.PENDING, ReplicaStatus.STARTING, ReplicaStatus.READY
 STOPPING, UNKNOWN = ReplicaStatus.STOPPING, ReplicaStatus.UNKNOWN
@@ -71,3 +72,38 @@ def test_a_deleted_deployment_keeps_nothing() -> None:
     rollout = plan_rollout(deployment, fleet((1, READY), (1, PENDING)))
     assert len(rollout.victims) == 2
     assert rollout.missing == 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there", "leaving", "due", "victims", "missing"),
+    [
+        (2, [(2, READY), (2, READY)], [1], [], [], 1),  # one above, none below
+        (2, [(2, READY), (2, READY)], [1, 2], [], [], 1),  # one after the other
+        (2, [(2, READY), (2, READY), (2, STARTING)], [1, 2], [], [], 0),
+        (2, [(2, READY), (2, READY), (2, READY)], [1, 2], [], [2], 0),  # of equals the youngest
+        (2, [(2, READY), (2, STOPPING), (2, READY)], [1], [], [], 0),  # the drain is the surge
+        (1, [(1, READY), (2, READY), (2, READY)], [3], [], [3, 1], 0),  # before the older one
+        (2, [(2, READY), (2, READY)], [1], [1], [1], 1),  # due: whatever becomes of it
+        (1, [(2, READY), (2, STARTING)], [1], [1], [1], 0),
+        (1, [(2, STARTING)], [1], [], [], 1),  # it may serve yet
+        (1, [(2, STARTING), (2, PENDING)], [1], [], [1], 0),
+        (3, [(2, STARTING), (2, STARTING), (2, STARTING), (2, STARTING)], [1, 2, 3], [], [3], 0),
+        (1, [(1, STARTING)], [1], [], [1], 1),  # an old generation serves nothing anyway
+        (0, [(2, READY)], [1], [], [1], 0),
+    ],
+)
+def test_who_leaves_is_replaced_like_one_of_an_older_generation(
+    wanted: int,
+    there: list[tuple[int, ReplicaStatus]],
+    *,
+    leaving: list[int],
+    due: list[int],
+    victims: list[int],
+    missing: int,
+) -> None:
+    replicas = fleet(*there)
+    found = {replicas[n - 1].id: Leaving("drained", is_due=n in due) for n in leaving}
+    rollout = plan_rollout(deployment_of(replicas=wanted, generation=2), replicas, found)
+    numbers = {replica.id: number for number, replica in enumerate(replicas, start=1)}
+    assert [numbers[victim.id] for victim in rollout.victims] == victims
+    assert rollout.missing == missing

@@ -32,6 +32,14 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
+class Site:
+    """Where machines stand, as the operator says: a place, and the country whose law it is in."""
+
+    name: str | None = None
+    country: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Cluster:
     """A set of nodes behind one driver."""
 
@@ -46,7 +54,14 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One machine. ``capacity`` is what replicas may use of it in all."""
+    """One machine. ``capacity`` is what replicas may use of it in all.
+
+    ``rack`` names the nodes with the fastest network between them; None where the cluster does
+    not tell. ``site`` and ``country`` are those of its cluster. ``reason`` says why it is drained
+    or lost. ``wanted_drain_reason`` is set while it is to be drained, and says why;
+    ``is_resume_wanted`` while it is to start things again. Without either, whoever drained it on
+    its cluster decides. Failures before ``counted_from_ms`` are no longer held against it.
+    """
 
     id: str
     cluster_id: str
@@ -55,4 +70,11 @@ class Node:
     capacity: Resources
     devices: tuple[Device, ...]
     last_seen_at_ms: int
+    rack: str | None = None
+    site: str | None = None
+    country: str | None = None
+    reason: str | None = None
+    wanted_drain_reason: str | None = None
+    is_resume_wanted: bool = False
+    counted_from_ms: int = 0
     revision: int = 1

@@ -69,7 +69,8 @@ class IllegalTransitionError(AssertionError):
 class Replica:
     """One engine process: where it was placed, what was started and how it is.
 
-    ``launch`` is fixed when the replica is placed. ``secret`` is what the gateway shows to the
+    ``launch`` is fixed when the replica is placed. ``peer_node_ids`` are the further nodes of one
+    on several; it lives as long as all of them do. ``secret`` is what the gateway shows to the
     engine. ``address`` is ``host:port`` once it is ready. ``generation`` is the deployment's at
     the time of placement.
     """
@@ -88,12 +89,18 @@ class Replica:
     address: str | None = None
     ready_at_ms: int | None = None
     reason: str | None = None
+    peer_node_ids: tuple[str, ...] = ()
     revision: int = 1
 
     @property
     def holds_capacity(self) -> bool:
         """Tell whether the replica still occupies its node."""
         return self.status in HOLDS_CAPACITY
+
+    @property
+    def node_ids(self) -> tuple[str, ...]:
+        """Return every node that it runs on, the first one first."""
+        return (self.node_id, *self.peer_node_ids)
 
     @property
     def is_routable(self) -> bool:

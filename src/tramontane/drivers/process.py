@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -100,7 +100,9 @@ class ProcessDriver:
         except (OSError, ValueError) as error:
             return Unreachable(f"this machine's processes cannot be read: {error}")
 
-    def ensure(self, replica_id: str, node_name: str, launch: LaunchSpec) -> None:
+    def ensure(
+        self, replica_id: str, node_name: str, launch: LaunchSpec, peers: Sequence[str] = ()
+    ) -> None:
         """Start ``launch`` under ``replica_id``, unless that was ever done.
 
         The runner makes sure of "ever": it holds a lock, and its report outlives it. Raises
@@ -109,6 +111,9 @@ class ProcessDriver:
         if node_name != self._node_name:
             msg = f"cluster {self.name} has the node {self._node_name}, not {node_name}"
             raise DriverUnavailableError(msg)
+        if peers:
+            msg = f"cluster {self.name} has one node, and {1 + len(peers)} are asked for"
+            raise ValueError(msg)
         run_dir = self._run_dir(replica_id)
         if (run_dir / "report.json").exists():
             return

@@ -94,18 +94,22 @@ def _insert(tx: Transaction, intent: Intent, now_ms: int) -> tuple[Replica, ...]
     placed: list[Replica] = []
     for replica in intent.new:
         need, indexes = replica.launch.resources, replica.launch.device_indexes
-        room = rooms.get(replica.node_id)
-        if room is None or not room.holds(need) or not room.has_free(indexes):
+        there = [rooms[node_id] for node_id in replica.node_ids if node_id in rooms]
+        has_room = len(there) == len(replica.node_ids) and all(room.holds(need) for room in there)
+        if not has_room or not there[0].has_free(indexes):
             continue
         owner = Owner(deployment_id, replica.generation)
-        rooms[replica.node_id] = room.take(owner, need, indexes)
+        rooms[replica.node_id] = there[0].take(owner, need, indexes)
+        for node_id in replica.peer_node_ids:
+            rooms[node_id] = rooms[node_id].take_any(owner, need)
         replicas.insert(tx, replica)
-        events.append(tx, _placed(replica, room.node.name, now_ms))
+        names = ", ".join(room.node.name for room in there)
+        events.append(tx, _placed(replica, names, now_ms))
         placed.append(replica)
     return tuple(placed)
 
 
-def _placed(replica: Replica, node_name: str, now_ms: int) -> Event:
+def _placed(replica: Replica, node_names: str, now_ms: int) -> Event:
     indexes = replica.launch.device_indexes
     devices = f", devices {', '.join(map(str, indexes))}" if indexes else ""
     return Event(
@@ -113,7 +117,7 @@ def _placed(replica: Replica, node_name: str, now_ms: int) -> Event:
         subject_id=replica.id,
         project_id=replica.project_id,
         kind="replica.placed",
-        message=f"placed on node {node_name}{devices}",
+        message=f"placed on node{'s' * bool(replica.peer_node_ids)} {node_names}{devices}",
         actor=ACTOR,
         data={"deployment_id": replica.deployment_id, "generation": replica.generation},
     )

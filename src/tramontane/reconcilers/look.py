@@ -8,7 +8,7 @@ from typing import Final
 from tramontane.domain import ids
 from tramontane.domain.catalog import ModelVersion
 from tramontane.domain.deployment import Deployment
-from tramontane.domain.fleet import Cluster, ClusterStatus, Node
+from tramontane.domain.fleet import Cluster, ClusterStatus, Node, Site
 from tramontane.domain.observation import (
     ClusterView,
     Observation,
@@ -33,6 +33,7 @@ from tramontane.store.reports import runners
 log = logging.getLogger(__name__)
 
 _FAILURE_CHARS_MAX: Final = 500
+NOWHERE: Final[Mapping[str, Site]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +108,13 @@ def merge_fleet(
     seen_at_ms: Callable[[str], int],
     now_ms: int,
     new_ids: IdSource,
+    *,
+    sites: Mapping[str, Site] = NOWHERE,
 ) -> tuple[ClusterState, ...]:
     """Return each cluster with its nodes as the ``views`` (by cluster name) show them.
 
     ``seen_at_ms`` says when a cluster was last reachable. A recorded cluster without a driver is
-    unreachable.
+    unreachable. ``sites`` says, by cluster name, where it stands.
     """
     recorded = {cluster.name: cluster for cluster in rows.clusters}
     states: list[ClusterState] = []
@@ -128,6 +131,7 @@ def merge_fleet(
                 view,
                 seen_at_ms=seen_at_ms(name),
                 new_id=new_ids.new,
+                site=sites.get(name, Site()),
             )
         )
     return tuple(states)

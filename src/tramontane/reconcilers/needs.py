@@ -4,9 +4,10 @@ from collections.abc import Collection, Mapping
 
 from tramontane.domain.catalog import ModelVersion
 from tramontane.domain.deployment import Deployment
+from tramontane.domain.launch import Tenancy
 from tramontane.domain.planning.snapshot import Need
 from tramontane.engines.recipe import EngineRecipe
-from tramontane.store import catalog
+from tramontane.store import catalog, tenancy
 from tramontane.store.db import Transaction
 
 Recipes = Mapping[str, EngineRecipe]
@@ -54,3 +55,10 @@ def adapters_of(deployment: Deployment, versions: Versions) -> list[ModelVersion
     """Return the versions of the adapters that the deployment wants, as far as they exist."""
     found = (versions.get(adapter.model_version_id) for adapter in deployment.spec.adapters)
     return [version for version in found if version is not None]
+
+
+def tenancy_of(tx: Transaction, project_id: str) -> Tenancy | None:
+    """Return whose the project is, by name; None when it is gone."""
+    project = tenancy.get_project(tx, project_id)
+    owner = tenancy.get_organization(tx, project.organization_id) if project else None
+    return Tenancy(owner.name, project.name) if project and owner else None

@@ -7,11 +7,13 @@ after any of the four leaves a state that the next pass continues from.
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from tramontane.domain import ids
 from tramontane.domain.catalog import ModelVersion
 from tramontane.domain.event import Event
+from tramontane.domain.fleet import Site
 from tramontane.domain.observation import Observation, Reachable, RunState
 from tramontane.domain.planning.plain import to_plain
 from tramontane.domain.planning.plan import (
@@ -30,7 +32,7 @@ from tramontane.drivers.base import Driver, DriverUnavailableError
 from tramontane.reconcilers import look
 from tramontane.reconcilers.commit import ACTOR, Intent, commit
 from tramontane.reconcilers.drain import drain
-from tramontane.reconcilers.needs import Recipes, adapters_of
+from tramontane.reconcilers.needs import Recipes, adapters_of, tenancy_of
 from tramontane.runtime.clock import Clock, IdSource
 from tramontane.store import events, replicas
 from tramontane.store.db import Database, StaleError, StoreUnavailableError
@@ -44,9 +46,10 @@ _UNDER_WAY: Final = {ReplicaStatus.PENDING, ReplicaStatus.STARTING, ReplicaStatu
 class ReplicaReconciler:
     """Makes what runs equal to what is wanted.
 
-    ``drivers`` maps the name of each cluster to its driver. ``wake_routes`` is called after each
-    commit. ``report`` takes one line for people about what a first pass found again or ended.
-    What the reconciler remembers between passes can be lost (docs/decisions/0008).
+    ``drivers`` maps the name of each cluster to its driver, ``sites`` to where it stands.
+    ``wake_routes`` is called after each commit. ``report`` takes one line for people about what a
+    first pass found again or ended. What the reconciler remembers between passes can be lost
+    (docs/decisions/0008).
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class ReplicaReconciler:
         clock: Clock,
         ids: IdSource,
         *,
+        sites: Mapping[str, Site] = look.NOWHERE,
         wake_routes: Callable[[], None] = lambda: None,
         report: Callable[[str], None] = lambda _line: None,
     ) -> None:
@@ -65,6 +69,7 @@ class ReplicaReconciler:
         self._recipes = recipes
         self._clock = clock
         self._ids = ids
+        self._sites = sites
         self._wake_routes = wake_routes
         self._report = report
         self._versions: Mapping[str, ModelVersion] = {}
@@ -93,7 +98,9 @@ class ReplicaReconciler:
 
         It looks with eyes of its own, so any thread may call it while the loop runs.
         """
-        other = ReplicaReconciler(self._db, self._drivers, self._recipes, self._clock, self._ids)
+        other = ReplicaReconciler(
+            self._db, self._drivers, self._recipes, self._clock, self._ids, sites=self._sites
+        )
         other._refused = {name: dict(seen) for name, seen in self._refused.items()}
         other._start_errors = dict(self._start_errors)
         snapshot = other._look(record=False)
@@ -126,7 +133,12 @@ class ReplicaReconciler:
             if isinstance(view, Reachable):
                 self._seen_at_ms[name] = now_ms
         states = look.merge_fleet(
-            rows, views, lambda name: self._seen_at_ms.get(name, 0), now_ms, self._ids
+            rows,
+            views,
+            lambda name: self._seen_at_ms.get(name, 0),
+            now_ms,
+            self._ids,
+            sites=self._sites,
         )
         if record:
             look.record_fleet(self._db, rows, states)
@@ -218,6 +230,9 @@ class ReplicaReconciler:
             device_indexes=place.device_indexes,
             adapters=adapters_of(deployment, self._versions),
         )
+        with self._db.read() as tx:
+            owner = tenancy_of(tx, deployment.project_id)
+        launch = replace(launch, tenancy=owner, priority_class=deployment.spec.priority_class)
         return Replica(
             id=self._ids.new(ids.REPLICA),
             deployment_id=deployment.id,
@@ -230,6 +245,7 @@ class ReplicaReconciler:
             secret=secret,
             created_at_ms=snapshot.now_ms,
             changed_at_ms=snapshot.now_ms,
+            peer_node_ids=place.peer_node_ids,
         )
 
     def _act(self, snapshot: ReplicaSnapshot, plan: Plan, placed: list[Replica]) -> None:
@@ -253,9 +269,9 @@ class ReplicaReconciler:
 
     def _ensure(self, replica: Replica, cluster: str, snapshot: ReplicaSnapshot) -> None:
         nodes = {node.id: node.name for state in snapshot.clusters for node in state.nodes}
-        node_name = nodes[replica.node_id]
+        node_name, *peers = (nodes[node_id] for node_id in replica.node_ids)
         try:
-            self._drivers[cluster].ensure(replica.id, node_name, replica.launch)
+            self._drivers[cluster].ensure(replica.id, node_name, replica.launch, peers)
         except DriverUnavailableError as error:
             log.warning("%s: its start is tried again: %s", replica.id, error)
             self._start_errors[replica.id] = str(error)

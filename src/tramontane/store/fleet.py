@@ -56,6 +56,13 @@ def upsert_node(tx: Transaction, node: Node) -> Node:
         "capacity": encode_resources(node.capacity),
         "devices": encode_devices(node.devices),
         "last_seen_at_ms": node.last_seen_at_ms,
+        "rack": node.rack,
+        "site": node.site,
+        "country": node.country,
+        "reason": node.reason,
+        "wanted_drain_reason": node.wanted_drain_reason,
+        "is_resume_wanted": int(node.is_resume_wanted),
+        "counted_from_ms": node.counted_from_ms,
     }
     first = {"id": node.id, "cluster_id": node.cluster_id}
     return replace(node, revision=_upsert(tx, nodes, first, values))
@@ -99,5 +106,12 @@ def _node(row: AnyRow) -> Node:
         capacity=decode_resources(row.capacity),
         devices=decode_devices(row.devices),
         last_seen_at_ms=row.last_seen_at_ms,
+        rack=row.rack,
+        site=row.site,
+        country=row.country,
+        reason=row.reason,
+        wanted_drain_reason=row.wanted_drain_reason,
+        is_resume_wanted=bool(row.is_resume_wanted),
+        counted_from_ms=row.counted_from_ms,
         revision=row.revision,
     )

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, delete, not_, select
 from tramontane.domain.event import Event
 from tramontane.domain.replica import TRANSITIONS, Replica, ReplicaStatus, check_transition
 from tramontane.store import events
-from tramontane.store.codec import decode_launch, encode_launch
+from tramontane.store.codec import decode_launch, decode_names, encode_launch, encode_names
 from tramontane.store.db import AnyRow, Transaction
 from tramontane.store.statements import LIMIT_DEFAULT, page, update_guarded
 from tramontane.store.statements import insert as insert_row
@@ -38,6 +38,7 @@ def insert(tx: Transaction, replica: Replica) -> None:
         "secret": replica.secret,
         "created_at_ms": replica.created_at_ms,
         "revision": replica.revision,
+        "peer_node_ids": encode_names(replica.peer_node_ids or None),
     }
     insert_row(tx, replicas, values)
 
@@ -176,5 +177,6 @@ def _replica(row: AnyRow) -> Replica:
         address=row.address,
         ready_at_ms=row.ready_at_ms,
         reason=row.reason,
+        peer_node_ids=decode_names(row.peer_node_ids) or (),
         revision=row.revision,
     )

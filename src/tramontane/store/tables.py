@@ -238,6 +238,13 @@ nodes: Final = make_table(
     text_column("devices"),
     int_column("last_seen_at_ms"),
     int_column("revision"),
+    text_or_null("rack"),
+    text_or_null("site"),
+    text_or_null("country"),
+    text_or_null("reason"),
+    text_or_null("wanted_drain_reason"),
+    count_column("is_resume_wanted"),
+    count_column("counted_from_ms"),
 )
 Index("uq_nodes_name", nodes.c.cluster_id, nodes.c.name, unique=True)
 
@@ -313,8 +320,12 @@ replicas: Final = make_table(
     int_or_null("ready_at_ms"),
     text_or_null("reason"),
     int_column("revision"),
+    text_or_null("peer_node_ids"),
 )
 REPLICA_HOLDS_CAPACITY: Final[ColumnElement[bool]] = replicas.c.status.not_in(
+    [literal_column("'stopped'"), literal_column("'failed'")]
+)
+REPLICA_HAS_ENDED: Final[ColumnElement[bool]] = replicas.c.status.in_(
     [literal_column("'stopped'"), literal_column("'failed'")]
 )
 Index(
@@ -323,6 +334,13 @@ Index(
     replicas.c.id,
     sqlite_where=REPLICA_HOLDS_CAPACITY,
     postgresql_where=REPLICA_HOLDS_CAPACITY,
+)
+Index(
+    "ix_replicas_ended_order",
+    replicas.c.changed_at_ms,
+    replicas.c.id,
+    sqlite_where=REPLICA_HAS_ENDED,
+    postgresql_where=REPLICA_HAS_ENDED,
 )
 Index("ix_replicas_order", replicas.c.created_at_ms, replicas.c.id)
 Index("ix_replicas_project_order", replicas.c.project_id, replicas.c.created_at_ms, replicas.c.id)

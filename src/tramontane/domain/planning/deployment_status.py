@@ -4,11 +4,13 @@ The text changes only when the facts do (it names a wait, never a countdown), so
 rest is never written again.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from tramontane.domain.deployment import Deployment, DeploymentStatus
+from tramontane.domain.observation import Observation, RunState
 from tramontane.domain.planning.backoff import wait_ms
 from tramontane.domain.planning.plan import Unplaced
 from tramontane.domain.planning.rollout import wanted_replicas
@@ -24,6 +26,8 @@ class Facts:
     ``replicas`` hold capacity. ``placed`` more are being recorded now. ``is_waiting`` tells that
     a start is due and put off after ``failures``. ``silent_clusters`` maps the id of each cluster
     that does not answer to a text that names it. ``start_error`` is why a start is tried again.
+    ``waits`` are what clusters say that starts wait for. ``leaving`` says of each replica that
+    has to be replaced where it is why that is.
     """
 
     deployment: Deployment
@@ -35,6 +39,8 @@ class Facts:
     unplaced: Unplaced | None
     silent_clusters: Mapping[str, str]
     start_error: str | None = None
+    waits: tuple[str, ...] = ()
+    leaving: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,19 @@ def describe(facts: Facts) -> Described:
     ready = [r for r in facts.replicas if r.status is ReplicaStatus.READY]
     status = _status(facts, wanted, ready)
     settled = status in {DeploymentStatus.READY, DeploymentStatus.STOPPED}
-    return Described(status, len(ready), None if settled else _reason(facts, wanted, ready))
+    is_silent = settled and not facts.leaving
+    return Described(status, len(ready), None if is_silent else _reason(facts, wanted, ready))
+
+
+def wait_of(seen: Observation | None) -> str | None:
+    """Return what a cluster says that a start waits for, without its estimate of how long.
+
+    A driver writes the estimate behind a semicolon. It changes with every look, and a text that
+    does would be written with every look.
+    """
+    if seen is None or seen.run_state is not RunState.STARTING or not seen.reason:
+        return None
+    return summarize(seen.reason.partition(";")[0])
 
 
 def summarize(reason: str | None) -> str:
@@ -85,7 +103,9 @@ def _reason(facts: Facts, wanted: int, ready: list[Replica]) -> str:
         starting = facts.placed + sum(
             r.status in {ReplicaStatus.PENDING, ReplicaStatus.STARTING} for r in facts.replicas
         )
-        parts += [f"{starting} starting"] if starting else []
+        waits = f" ({', '.join(sorted(set(facts.waits)))})" if facts.waits else ""
+        parts += [f"{starting} starting{waits}"] if starting else []
+        parts += _moving(facts)
     parts += _unheard(facts)
     if facts.start_error is not None:
         parts.append(f"a start is tried again: {summarize(facts.start_error)}")
@@ -95,6 +115,12 @@ def _reason(facts: Facts, wanted: int, ready: list[Replica]) -> str:
         parts.append(f"last start failed: {summarize(facts.last_failure)}")
         parts.append(f"next try after {wait_ms(facts.failures) // 1_000} s")
     return "; ".join(parts)
+
+
+def _moving(facts: Facts) -> list[str]:
+    """Say how many replicas are to be replaced where they are, for each reason."""
+    counts = Counter(facts.leaving)
+    return [f"{count} to be replaced: {why}" for why, count in sorted(counts.items())]
 
 
 def _unheard(facts: Facts) -> list[str]:

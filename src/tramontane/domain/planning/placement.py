@@ -2,15 +2,19 @@
 
 The choice is deterministic. Among the nodes with room it prefers, in this order: no accelerators
 wasted on what needs none; fewer replicas of the same owner, so that a lost node takes few;
-the tightest fit, so that large holes stay for large replicas; the name.
+the tightest fit, so that large holes stay for large replicas; the name. A replica on several nodes
+takes them from one rack: the one that it leaves least of.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 from tramontane.domain.fleet import Node, NodeStatus
 from tramontane.domain.replica import Replica
-from tramontane.domain.resources import Resources
+from tramontane.domain.resources import NOTHING, Resources
+
+NOBODY: Final[Mapping[str, Resources]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +27,17 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What is left of one node. ``held`` has the owner of each replica on it."""
+    """What is left of one node. ``held`` has the owner of each replica on it.
+
+    ``used`` is what others hold there, which nobody here knows the device indexes of: where it
+    has devices, the cluster chooses them, and indexes are only counted.
+    """
 
     node: Node
     free: Resources
     free_device_indexes: tuple[int, ...]
     held: tuple[Owner, ...] = ()
+    used: Resources = NOTHING
 
     def holds(self, need: Resources) -> bool:
         """Tell whether a replica with ``need`` fits."""
@@ -48,6 +57,14 @@ class Room:
             held=(*self.held, owner),
         )
 
+    def take_any(self, owner: Owner, need: Resources) -> "Room":
+        """Return the room that is left after a replica took its part, whichever devices it has."""
+        return self.take(owner, need, self.free_device_indexes[: need.devices])
+
+    def without(self, used: Resources) -> "Room":
+        """Return the room that is left beside what others use; nothing is below zero."""
+        return replace(self, free=self.free.shortfall(used), used=used)
+
 
 @dataclass(frozen=True, slots=True)
 class Holding:
@@ -65,25 +82,33 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """A place for one replica."""
+    """A place for one replica; ``peer_node_ids`` are its further nodes."""
 
     cluster_id: str
     node_id: str
     device_indexes: tuple[int, ...]
+    peer_node_ids: tuple[str, ...] = ()
 
 
 def rooms_of(
-    nodes: Iterable[Node], replicas: Iterable[Replica], holdings: Iterable[Holding] = ()
+    nodes: Iterable[Node],
+    replicas: Iterable[Replica],
+    holdings: Iterable[Holding] = (),
+    used: Mapping[str, Resources] = NOBODY,
 ) -> dict[str, Room]:
-    """Return what is left of each ready node, by its id, beside the replicas and attempts on it."""
+    """Return what is left of each ready node, by its id, beside the replicas and attempts on it.
+
+    ``used`` is what others hold, by node id.
+    """
     rooms = {
         node.id: Room(node, whole_of(node), tuple(sorted(d.index for d in node.devices)))
         for node in sorted(nodes, key=lambda node: node.id)
         if node.status is NodeStatus.READY
     }
-    for replica in replicas:
+    holding_replicas = [replica for replica in replicas if replica.holds_capacity]
+    for replica in holding_replicas:
         room = rooms.get(replica.node_id)
-        if room is not None and replica.holds_capacity:
+        if room is not None:
             launch = replica.launch
             owner = Owner(replica.deployment_id, replica.generation)
             rooms[replica.node_id] = room.take(owner, launch.resources, launch.device_indexes)
@@ -93,6 +118,16 @@ def rooms_of(
             owner = Owner(holding.job_id, 0)
             taken = room.take(owner, holding.resources, holding.device_indexes)
             rooms[room.node.id] = taken
+    # Last: on its further nodes a replica has as many devices, and no indexes of its own.
+    for replica in holding_replicas:
+        for node_id in replica.peer_node_ids:
+            room = rooms.get(node_id)
+            if room is not None:
+                owner = Owner(replica.deployment_id, replica.generation)
+                rooms[node_id] = room.take_any(owner, replica.launch.resources)
+    for node_id, resources in used.items():
+        if node_id in rooms and resources != NOTHING:
+            rooms[node_id] = rooms[node_id].without(resources)
     return rooms
 
 
@@ -101,24 +136,76 @@ def whole_of(node: Node) -> Resources:
     return replace(node.capacity, devices=len(node.devices))
 
 
-def find_spot(rooms: Mapping[str, Room], owner: Owner, need: Resources) -> Spot | None:
-    """Return the best place for one more replica of ``owner``, or None without room."""
+def find_spot(
+    rooms: Mapping[str, Room], owner: Owner, need: Resources, nodes: int = 1
+) -> Spot | None:
+    """Return the best place for one more replica of ``owner``, or None without room.
+
+    With ``nodes`` above 1 it is as many nodes of one rack, each with room for ``need``.
+    """
     fitting = [room for room in rooms.values() if room.holds(need)]
+    fitting.sort(key=lambda room: _preference(room, owner, need))
+    if nodes > 1:
+        fitting = _one_rack(fitting, owner, nodes)
     if not fitting:
         return None
-    best = min(fitting, key=lambda room: _preference(room, owner, need))
-    return Spot(best.node.cluster_id, best.node.id, best.free_device_indexes[: need.devices])
+    best, *peers = fitting[:nodes]
+    return Spot(
+        best.node.cluster_id,
+        best.node.id,
+        best.free_device_indexes[: need.devices],
+        tuple(room.node.id for room in peers),
+    )
 
 
-def explain_no_room(rooms: Mapping[str, Room], need: Resources) -> str:
-    """Return in words what the node that comes nearest lacks to hold ``need``."""
+def explain_no_room(
+    rooms: Mapping[str, Room], need: Resources, nodes: int = 1, cluster: str | None = None
+) -> str:
+    """Return in words what the node that comes nearest lacks to hold ``need``.
+
+    ``rooms`` are those of ``cluster`` alone if that is given.
+    """
     if not rooms:
-        return f"needs {need.describe()}, and no node is ready"
+        where = f" of cluster {cluster}" if cluster else ""
+        return f"needs {need.describe()}, and no node{where} is ready"
+    fitting = [room for room in rooms.values() if room.holds(need)]
+    if nodes > 1 and fitting:
+        best = max(_racks(fitting).values(), key=len)
+        return (
+            f"needs {nodes} nodes of one rack with {need.describe()} each, and the best "
+            f"rack{_named_rack(best[0].node)} has room on {len(best)}"
+        )
     nearest = min(rooms.values(), key=lambda room: (_lack_rank(room, need), room.node.name))
-    told = f"needs {_lack(nearest, need).describe()} more on the best node ({nearest.node.name})"
+    told = f"needs {_lack(nearest, need).describe()} more on the best node ({nearest.node.name}"
+    told += f", where others use {nearest.used.describe()})" if nearest.used != NOTHING else ")"
+    if nodes > 1:
+        told = f"needs {nodes} nodes of one rack, and {told}"
     if need.fits_in(whole_of(nearest.node)):
         return told
     return f"{told}, and is larger than any empty node"
+
+
+def _one_rack(fitting: list[Room], owner: Owner, nodes: int) -> list[Room]:
+    """Return the rooms of the rack to take ``nodes`` of, none when no rack has so many."""
+    racks = [rooms for rooms in _racks(fitting).values() if len(rooms) >= nodes]
+
+    def preference(rooms: list[Room]) -> tuple[object, ...]:
+        held = sum(room.held.count(owner) for room in rooms)
+        return (held, len(rooms), rooms[0].node.name, rooms[0].node.id)
+
+    return min(racks, key=preference) if racks else []
+
+
+def _racks(rooms: Iterable[Room]) -> dict[tuple[str, str], list[Room]]:
+    """Return the rooms by cluster and rack; the nodes of a cluster that tells no racks are one."""
+    racks: dict[tuple[str, str], list[Room]] = {}
+    for room in rooms:
+        racks.setdefault((room.node.cluster_id, room.node.rack or ""), []).append(room)
+    return racks
+
+
+def _named_rack(node: Node) -> str:
+    return f" ({node.rack})" if node.rack else ""
 
 
 def _preference(room: Room, owner: Owner, need: Resources) -> tuple[object, ...]:
@@ -127,7 +214,7 @@ def _preference(room: Room, owner: Owner, need: Resources) -> tuple[object, ...]
     return (
         len(room.node.devices) if need.devices == 0 else 0,
         room.held.count(owner),
-        len(room.free_device_indexes) - need.devices,
+        min(room.free.devices, len(room.free_device_indexes)) - need.devices,
         _parts_per_million(left.memory_bytes, capacity.memory_bytes)
         + _parts_per_million(left.cpu_millicores, capacity.cpu_millicores),
         room.node.name,

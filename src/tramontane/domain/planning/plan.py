@@ -15,7 +15,7 @@ from tramontane.domain.resources import Resources
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Record one more replica of a deployment's generation on a node."""
+    """Record one more replica of a deployment's generation on a node, or on it and its peers."""
 
     deployment_id: str
     generation: int
@@ -23,6 +23,7 @@ class Place:
     node_id: str
     device_indexes: tuple[int, ...]
     resources: Resources
+    peer_node_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,12 @@ and how many to add; the additions of all are placed, those of deployments that 
 first and of older ones before younger; statuses are worded last, from all that.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from tramontane.domain.deployment import Deployment
+from tramontane.domain.fleet import Node
 from tramontane.domain.observation import (
     Reachable,
     RunState,
@@ -16,7 +18,7 @@ from tramontane.domain.observation import (
 )
 from tramontane.domain.planning.backoff import Backoff, after_failure, after_stability
 from tramontane.domain.planning.calls import orphans, plan_calls, stray_attempts
-from tramontane.domain.planning.deployment_status import Facts, describe
+from tramontane.domain.planning.deployment_status import Facts, describe, wait_of
 from tramontane.domain.planning.placement import Owner, Room, explain_no_room, find_spot, rooms_of
 from tramontane.domain.planning.plan import (
     Action,
@@ -30,6 +32,10 @@ from tramontane.domain.planning.rollout import plan_rollout
 from tramontane.domain.planning.snapshot import Need, ReplicaSnapshot
 from tramontane.domain.planning.watch import Watch, next_status
 from tramontane.domain.replica import Replica, ReplicaStatus
+from tramontane.domain.resources import Resources
+from tramontane.domain.upkeep.evacuation import Leaving, leaving
+
+_STARTS: Final = frozenset({ReplicaStatus.PENDING, ReplicaStatus.STARTING})
 
 
 @dataclass(slots=True)
@@ -44,6 +50,8 @@ class _Draft:
     start_ms: int = 0
     missing: int = 0
     unplaced: Unplaced | None = None
+    leaving: dict[str, Leaving] = field(default_factory=dict[str, Leaving])
+    waits: tuple[str, ...] = ()
 
 
 def plan_replicas(snapshot: ReplicaSnapshot) -> Plan:
@@ -54,9 +62,11 @@ def plan_replicas(snapshot: ReplicaSnapshot) -> Plan:
     """
     watch = Watch(snapshot)
     drafts = _draft(snapshot)
+    nodes = {node.id: node for state in snapshot.clusters for node in state.nodes}
     for draft in drafts:
         _observe(draft, watch, snapshot.now_ms)
         _keep_busy(draft, watch)
+        _find_leaving(draft, watch, nodes, snapshot.now_ms)
         _roll(draft)
     _place_missing(drafts, snapshot)
     for draft in drafts:
@@ -151,9 +161,24 @@ def _keep_busy(draft: _Draft, watch: Watch) -> None:
         draft.deployment = replace(draft.deployment, scale=replace(scale, wanted=1))
 
 
+def _find_leaving(draft: _Draft, watch: Watch, nodes: Mapping[str, Node], now_ms: int) -> None:
+    """Find who has to leave, and what those that start wait for."""
+    active = [r for r in draft.replicas if r.status is not ReplicaStatus.STOPPING]
+    seen = {r.id: watch.sight(r).observation for r in active}
+    count = sum(it is not None and it.ends_at_ms is not None for it in seen.values())
+    for replica in active:
+        found = leaving(
+            replica, nodes, seen[replica.id], start_ms=draft.start_ms, now_ms=now_ms, count=count
+        )
+        if found is not None:
+            draft.leaving[replica.id] = found
+    waits = (wait_of(seen[r.id]) for r in active if r.status in _STARTS)
+    draft.waits = tuple(wait for wait in waits if wait is not None)
+
+
 def _roll(draft: _Draft) -> None:
     """Turn victims into transitions, in place of what was just observed of them, if anything."""
-    rollout = plan_rollout(draft.deployment, draft.replicas)
+    rollout = plan_rollout(draft.deployment, draft.replicas, draft.leaving)
     draft.missing = rollout.missing
     victims = {victim.id for victim in rollout.victims}
     draft.actions = [
@@ -162,18 +187,22 @@ def _roll(draft: _Draft) -> None:
         if not (isinstance(action, Transition) and action.replica_id in victims)
     ]
     for victim in rollout.victims:
-        why = _why_stopped(draft.deployment, victim)
+        why = _why_stopped(draft, victim)
         draft.actions.append(
             Transition(victim.id, draft.deployment.id, ReplicaStatus.STOPPING, why)
         )
     draft.replicas = [
         replace(r, status=ReplicaStatus.STOPPING) if r.id in victims else r for r in draft.replicas
     ]
+    draft.leaving = {id_: it for id_, it in draft.leaving.items() if id_ not in victims}
 
 
-def _why_stopped(deployment: Deployment, victim: Replica) -> str:
+def _why_stopped(draft: _Draft, victim: Replica) -> str:
+    deployment = draft.deployment
     if deployment.deleted_at_ms is not None:
         return "its deployment was deleted"
+    if victim.id in draft.leaving:
+        return draft.leaving[victim.id].why
     is_old = victim.generation != deployment.generation
     if is_old:
         return "replaced by a newer generation"
@@ -182,6 +211,7 @@ def _why_stopped(deployment: Deployment, victim: Replica) -> str:
 
 def _place_missing(drafts: list[_Draft], snapshot: ReplicaSnapshot) -> None:
     needs = {need.deployment_id: need for need in snapshot.needs}
+    clusters = {state.cluster.id: state.cluster.name for state in snapshot.clusters}
     rooms = _open_rooms(drafts, snapshot)
     turns = [
         (len(draft.replicas) + count, draft.deployment.created_at_ms, draft.deployment.id, draft)
@@ -191,23 +221,32 @@ def _place_missing(drafts: list[_Draft], snapshot: ReplicaSnapshot) -> None:
     ]
     for _, _, deployment_id, draft in sorted(turns, key=lambda turn: turn[:3]):
         if draft.unplaced is None:
-            refusal = _place_one(draft, needs.get(deployment_id), rooms)
+            refusal = _place_one(draft, needs.get(deployment_id), rooms, clusters)
             placed = sum(isinstance(action, Place) for action in draft.actions)
             if refusal is not None:
                 draft.unplaced = Unplaced(deployment_id, draft.missing - placed, refusal)
 
 
-def _place_one(draft: _Draft, known: Need | None, rooms: dict[str, Room]) -> str | None:
+def _place_one(
+    draft: _Draft, known: Need | None, rooms: dict[str, Room], clusters: Mapping[str, str]
+) -> str | None:
     """Place one replica in ``rooms``; return why not, or None when it was placed."""
     if known is None or known.resources is None:
         return (known and known.refusal) or "its model version is not in the catalogue"
     need = known.resources
-    deployment = draft.deployment
+    deployment, spec = draft.deployment, draft.deployment.spec
     owner = Owner(deployment.id, deployment.generation)
-    spot = find_spot(rooms, owner, need)
+    allowed = {
+        node_id: room
+        for node_id, room in rooms.items()
+        if spec.cluster in {None, clusters[room.node.cluster_id]}
+    }
+    spot = find_spot(allowed, owner, need, spec.nodes)
     if spot is None:
-        return explain_no_room(rooms, need)
+        return explain_no_room(allowed, need, spec.nodes, spec.cluster)
     rooms[spot.node_id] = rooms[spot.node_id].take(owner, need, spot.device_indexes)
+    for node_id in spot.peer_node_ids:
+        rooms[node_id] = rooms[node_id].take_any(owner, need)
     draft.actions.append(
         Place(
             deployment.id,
@@ -216,6 +255,7 @@ def _place_one(draft: _Draft, known: Need | None, rooms: dict[str, Room]) -> str
             spot.node_id,
             spot.device_indexes,
             need,
+            spot.peer_node_ids,
         )
     )
     return None
@@ -239,7 +279,17 @@ def _open_rooms(drafts: list[_Draft], snapshot: ReplicaSnapshot) -> dict[str, Ro
         for node in state.nodes
         if (state.cluster.id, node.name) not in occupied
     ]
-    return rooms_of(nodes, holding, snapshot.holdings)
+    return rooms_of(nodes, holding, snapshot.holdings, _used(snapshot))
+
+
+def _used(snapshot: ReplicaSnapshot) -> dict[str, Resources]:
+    """Return what others hold, by node id."""
+    used: dict[str, Resources] = {}
+    for state in snapshot.clusters:
+        if isinstance(state.view, Reachable):
+            ids = {node.name: node.id for node in state.nodes}
+            used |= {ids[seen.name]: seen.used for seen in state.view.nodes if seen.name in ids}
+    return used
 
 
 def _set_status(draft: _Draft, snapshot: ReplicaSnapshot) -> None:
@@ -261,6 +311,8 @@ def _set_status(draft: _Draft, snapshot: ReplicaSnapshot) -> None:
         unplaced=draft.unplaced,
         silent_clusters=silent,
         start_error=next((errors[id_] for id_ in pending if id_ in errors), None),
+        waits=draft.waits,
+        leaving=tuple(it.why for it in draft.leaving.values()),
     )
     described = describe(facts)
     wanted = SetStatus(

@@ -21,8 +21,9 @@ UNLISTED_MS_MAX: Final = 60_000
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """What is known about one replica now: its cluster, its node and the driver's observation.
+    """What is known about one replica now: its cluster, its nodes and the driver's observation.
 
+    A replica on several nodes is lost with the first of them, whatever is said of the others.
     ``start_error`` is what its driver said when its start was last tried in vain.
     """
 
@@ -53,7 +54,7 @@ class Watch:
         """Return what is known about ``replica``; a cluster without a driver is unreachable."""
         return Sighting(
             self._views.get(replica.cluster_id, Unreachable("no driver is configured for it")),
-            replica.node_id in self._lost,
+            any(node_id in self._lost for node_id in replica.node_ids),
             self._observations.get((replica.cluster_id, replica.id)),
             self._start_errors.get(replica.id),
         )

@@ -95,6 +95,7 @@ ATTEMPT_IS_UNACCOUNTED: Final[ColumnElement[bool]] = attempts.c.is_accounted == 
 ATTEMPT_IS_KEPT: Final[ColumnElement[bool]] = and_(
     attempts.c.is_accounted == literal_column("1"), attempts.c.is_forgotten == literal_column("0")
 )
+ATTEMPT_HAS_ENDED: Final[ColumnElement[bool]] = attempts.c.ended_at_ms.is_not(None)
 Index(
     "uq_attempts_number",
     attempts.c.job_id,
@@ -117,6 +118,13 @@ Index(
     attempts.c.id,
     sqlite_where=ATTEMPT_IS_UNACCOUNTED,
     postgresql_where=ATTEMPT_IS_UNACCOUNTED,
+)
+Index(
+    "ix_attempts_ended_order",
+    attempts.c.ended_at_ms,
+    attempts.c.id,
+    sqlite_where=ATTEMPT_HAS_ENDED,
+    postgresql_where=ATTEMPT_HAS_ENDED,
 )
 Index(
     "ix_attempts_kept_order",
