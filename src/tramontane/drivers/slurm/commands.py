@@ -31,7 +31,7 @@ _OUTAGE: Final = re.compile(
     r"|timed out|problem talking|database (is )?(down|busy|unreachable)|slurmdbd"
     r"|authentication error|invalid authentication|authentication plugin|could not establish"
     r"|in standby|dbd_\w+ failure|no route to host|unable to process configuration"
-    r"|problem with query|could not load|unable to establish",
+    r"|problem with query|could not load|unable to establish|unexpected message",
     re.IGNORECASE,
 )
 
