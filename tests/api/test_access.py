@@ -13,6 +13,7 @@ from tramontane.api.access import (
     GuardedRoute,
     Public,
     Requires,
+    RunnerOnly,
     UnmarkedRouteError,
     public,
     requires,
@@ -46,6 +47,7 @@ BODIES: dict[str, Any] = {
     "POST /internal/v1/slices": {"gateway": "g", "holder": "h", "sequence": 1},
     "POST /internal/v1/demand": {"gateway": "g", "holder": "h", "deployments": []},
     "POST /internal/v1/usage-events": {"events": []},
+    "POST /cloud/v1/runners/{id}/report": {"run_state": "ready", "at_ms": 1},
     "POST /v1/responses/{response}/cancel": None,
     "POST /internal/v1/responses": {},
     "PUT /internal/v1/responses": {},
@@ -123,7 +125,8 @@ GATEWAYS = {
     "POST /internal/v1/responses/report",
     "GET /internal/v1/responses/{response}/history",
 }
-EVERY = sorted([*EXPECTED, *GATEWAYS])
+RUNNERS = {"POST /cloud/v1/runners/{id}/report"}
+EVERY = sorted([*EXPECTED, *GATEWAYS, *RUNNERS])
 
 
 def call(cloud: Cloud, route: str, key: str, headers: Any = None, **refs: str) -> Any:
@@ -142,6 +145,7 @@ def call(cloud: Cloud, route: str, key: str, headers: Any = None, **refs: str) -
         "replica",
         "limit",
         "response",
+        "id",
     )
     filled = path.format(**dict.fromkeys(names, "x") | refs)
     return cloud.call(method, filled + QUERIES.get(route, ""), key=key, **sent)
@@ -153,6 +157,7 @@ def test_the_list_of_routes_is_complete(shared_cloud: Cloud) -> None:
         route: mark for route, mark in marks.items() if isinstance(mark, Requires)
     }
     assert {route for route, mark in marks.items() if isinstance(mark, GatewayOnly)} == GATEWAYS
+    assert {route for route, mark in marks.items() if isinstance(mark, RunnerOnly)} == RUNNERS
     assert {route for route, mark in marks.items() if isinstance(mark, Public)} == {"GET /console"}
 
 
