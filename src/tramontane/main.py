@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "chat": "Talk with a deployment in the terminal.",
     "deployments": "What a project wants to be served.",
     "replicas": "The running engines of deployments.",
+    "jobs": "Work that ends: training, batches, anything with an exit code.",
     "models": "The catalogue of open-weight models.",
     "organizations": "Tenants: billing, residency, keys.",
     "projects": "Quota and isolation inside an organization.",

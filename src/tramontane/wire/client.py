@@ -2,7 +2,7 @@
 
 It is written on the standard library: docs/decisions/0002-lazy-commands.md says what another
 library would cost at each start. It never follows a redirect (the key would travel along), never
-reads more than a bounded reply, and retries nothing but a GET.
+reads more than a bounded reply, and retries nothing but a GET and what carries an idempotency key.
 """
 
 import http.client
@@ -24,7 +24,8 @@ Query = Mapping[str, object | None]  # a None is left out
 REPLY_BYTES_MAX: Final = 16 << 20  # a page of 100 objects is far below; more is not our server
 LINE_BYTES_MAX: Final = 1 << 20  # one event of a stream
 PAGE_MAX: Final = 100  # the API's own limit of one page
-_TRIES: Final = 3  # of a GET
+_TRIES: Final = 3  # of a GET, and of what carries an idempotency key
+_PIECE_BYTES: Final = 64 << 10
 _PAUSE_S: Final = 0.5  # before the second try; doubled for each further one
 _PAUSE_S_MAX: Final = 5.0  # an outage that lasts longer is for the user to decide about
 _MANAGEMENT: Final = "/cloud/v1"
@@ -121,12 +122,19 @@ class CloudClient:
         query: Query | None = None,
         *,
         timeout_s: float | None = None,
+        idempotency_key: str | None = None,
     ) -> Json:
-        """Send ``body`` to ``path`` and return the reply; never repeated.
+        """Send ``body`` to ``path`` and return the reply; repeated only with ``idempotency_key``.
 
         ``timeout_s`` is for what takes the server longer than the client's own timeout.
         """
-        return self._call("POST", self._url(_MANAGEMENT + path, query), body, timeout_s)
+        url = self._url(_MANAGEMENT + path, query)
+        for _ in range(0 if idempotency_key is None else _TRIES - 1):
+            try:
+                return self._call("POST", url, body, timeout_s, idempotency_key)
+            except UnreachableError:
+                self._sleep(_PAUSE_S)
+        return self._call("POST", url, body, timeout_s, idempotency_key)
 
     def patch(self, path: str, body: Mapping[str, object], query: Query | None = None) -> Json:
         """Change what is at ``path`` and return the reply; never repeated."""
@@ -170,6 +178,18 @@ class CloudClient:
         except (OSError, http.client.HTTPException) as error:
             msg = f"{self.origin} broke off its answer: {_reason(error)}"
             raise UnreachableError(msg) from error
+
+    def stream_text(self, path: str, query: Query | None = None) -> Iterator[bytes]:
+        """Yield the pieces of a text below the management API as they come."""
+        with self._open(self._request("GET", self._url(_MANAGEMENT + path, query))) as response:
+            if response.status != http.HTTPStatus.OK:
+                raise _api_error(self.origin, _read(self.origin, response))
+            try:
+                while piece := response.read1(_PIECE_BYTES):
+                    yield piece
+            except (OSError, http.client.HTTPException) as error:
+                msg = f"{self.origin} broke off its answer: {_reason(error)}"
+                raise UnreachableError(msg) from error
 
     def _events(self, response: http.client.HTTPResponse) -> Iterator[Json]:
         while line := response.readline(LINE_BYTES_MAX):
@@ -215,8 +235,12 @@ class CloudClient:
         url: str,
         body: Mapping[str, object] | None = None,
         timeout_s: float | None = None,
+        idempotency_key: str | None = None,
     ) -> Json:
-        with self._open(self._request(method, url, body), timeout_s) as response:
+        request = self._request(method, url, body)
+        if idempotency_key is not None:
+            request.add_header("Idempotency-Key", idempotency_key)
+        with self._open(request, timeout_s) as response:
             reply = _read(self.origin, response)
         if not 200 <= reply.status < 300:
             raise _api_error(self.origin, reply)
