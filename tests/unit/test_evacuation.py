@@ -103,7 +103,7 @@ def test_the_successor_comes_first_and_elsewhere() -> None:
     status = told(actions)
     assert status.status is DeploymentStatus.READY
     assert status.reason == (
-        "1 of 1 ready; 1 starting; 1 to be replaced: its node node-1 is drained (new disks)"
+        "1 of 1 ready; 1 starting; 1 to be replaced: its node node-1 is drained"
     )
     starting = replica_of(2, ME, ReplicaStatus.STARTING, node=2, need=TIGHT)
     waiting = plan_of((old, starting), nodes).actions
@@ -111,7 +111,7 @@ def test_the_successor_comes_first_and_elsewhere() -> None:
     new = replica_of(2, ME, node=2, need=TIGHT)
     moves = plan_of((old, new), nodes).actions
     assert [(a.replica_id, a.to, a.message) for a in moves if isinstance(a, Transition)] == [
-        (old.id, ReplicaStatus.STOPPING, "its node node-1 is drained (new disks)")
+        (old.id, ReplicaStatus.STOPPING, "its node node-1 is drained")
     ]
 
 

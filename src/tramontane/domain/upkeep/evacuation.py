@@ -24,6 +24,8 @@ STOP_MARGIN_MS: Final = 5_000
 class Leaving:
     """``why`` in words, without any number that changes with time.
 
+    It is told to tenants, so why a node is drained is left out: that may speak of others.
+
     ``is_due``: it must begin to drain now, whether or not it has a successor.
     """
 
@@ -68,6 +70,5 @@ def leaving(
     for node_id in replica.node_ids:
         node = nodes.get(node_id)
         if node is not None and node.status is NodeStatus.DRAINED:
-            reason = f" ({node.reason})" if node.reason else ""
-            return Leaving(f"its node {node.name} is drained{reason}")
+            return Leaving(f"its node {node.name} is drained")
     return None
