@@ -1,0 +1,185 @@
+"""Slurm jobs as what the driver reports: observations of replicas and of attempts.
+
+Pure: from listed jobs to values. A job is ours when its comment carries our installation's mark,
+its name is the id in it, and its user is one of those that the cluster's settings name.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from tramontane.domain import ids
+from tramontane.domain.jobs.attempt import AttemptObservation, AttemptRecord, AttemptState
+from tramontane.domain.observation import Observation, RunState
+from tramontane.domain.resources import NOTHING, Resources
+from tramontane.drivers.slurm.dialects.records import SlurmJob
+from tramontane.drivers.slurm.reasons import attempt_state, end_reason, pending_reason
+
+DUPLICATE_STATUS: Final = 75  # how a runner ends whose run directory another job has claimed
+_MARK: Final = "tramontane"
+_RACK: Final = "rack"
+_FIELD: Final = re.compile(r"[a-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a job's comment says: whose it is, and which. ``in_one_rack`` is its one wish."""
+
+    installation_id: str
+    id: str
+    in_one_rack: bool = False
+
+    def __str__(self) -> str:
+        wish = f":{_RACK}" if self.in_one_rack else ""
+        return f"{_MARK}:{self.installation_id}:{self.id}{wish}"
+
+
+def mark_of(comment: str) -> Mark | None:
+    """Return what a comment says, None when it is none of Tramontane's."""
+    kind, *fields = comment.split(":")
+    if kind != _MARK or len(fields) not in {2, 3} or not all(map(_FIELD.fullmatch, fields)):
+        return None
+    return Mark(fields[0], fields[1], in_one_rack=fields[2:] == [_RACK])
+
+
+def ours(
+    jobs: Iterable[SlurmJob], installation_id: str, users: Collection[str]
+) -> Mapping[str, tuple[SlurmJob, ...]]:
+    """Return our jobs by id, the one that counts first."""
+    found: dict[str, list[SlurmJob]] = {}
+    for job in jobs:
+        mark = mark_of(job.comment)
+        if mark is None or mark.installation_id != installation_id:
+            continue
+        if mark.id == job.name and job.user in users:
+            found.setdefault(mark.id, []).append(job)
+    return {id_: tuple(sorted(same, key=_rank)) for id_, same in found.items()}
+
+
+def duplicates(same: tuple[SlurmJob, ...]) -> tuple[SlurmJob, ...]:
+    """Return which of the jobs of one id are to be cancelled: what waits behind another one.
+
+    Those that run settle it between themselves: a run directory is claimed by one of them.
+    """
+    return tuple(job for job in same[1:] if attempt_state(job) is AttemptState.QUEUED)
+
+
+def best_of(jobs: Iterable[SlurmJob]) -> dict[str, SlurmJob]:
+    """Return by name the job that counts among all of that name."""
+    found: dict[str, SlurmJob] = {}
+    for job in sorted(jobs, key=_rank):
+        found.setdefault(job.name, job)
+    return found
+
+
+def waits_for_rack(job: SlurmJob) -> bool:
+    """Tell whether a job is held until Slurm was told that it needs one rack."""
+    mark = mark_of(job.comment)
+    is_waiting = attempt_state(job) is AttemptState.QUEUED
+    return job.is_held and is_waiting and mark is not None and mark.in_one_rack
+
+
+def observation(id_: str, job: SlurmJob) -> Observation:
+    """Return a replica as its job shows it; its runner's report knows more."""
+    state = attempt_state(job)
+    node_name = job.nodes[0] if job.nodes else ""
+    if state is AttemptState.QUEUED:
+        reason = f"waits in the queue: {pending_reason(job.reason)}{_expected(job.start_s)}"
+        return Observation(id_, node_name, RunState.STARTING, reason=reason)
+    if state.is_over:
+        return Observation(id_, node_name, RunState.EXITED, reason=end_reason(job))
+    ends_at_ms = None
+    if job.start_s and job.time_limit_min:
+        ends_at_ms = (job.start_s + job.time_limit_min * 60) * 1000
+    return Observation(id_, node_name, RunState.STARTING, ends_at_ms=ends_at_ms)
+
+
+def attempt(id_: str, job: SlurmJob, *, was_asked_to_end: bool = False) -> AttemptObservation:
+    """Return an attempt as its job shows it.
+
+    With ``was_asked_to_end``, a status other than 0 is how a command leaves that was told to.
+    """
+    state = attempt_state(job)
+    reason = None
+    if state is AttemptState.QUEUED:
+        reason = pending_reason(job.reason)
+    elif state.is_over:
+        if was_asked_to_end and state is AttemptState.FAILED:
+            state = AttemptState.CANCELLED
+        reason = end_reason(job)
+    is_started = bool(job.start_s) and state is not AttemptState.QUEUED and bool(job.nodes)
+    return AttemptObservation(
+        attempt_id=id_,
+        state=state,
+        reason=reason,
+        node_names=job.nodes,
+        devices=job.gpus if is_started else 0,
+        started_at_ms=job.start_s * 1000 if is_started else None,
+        ended_at_ms=job.end_s * 1000 if state.is_over else None,
+        exit_code=_exit_code(state, job),
+        starts_at_ms=job.start_s * 1000 or None if state is AttemptState.QUEUED else None,
+        external_id=str(job.job_id),
+    )
+
+
+def record(id_: str, job: SlurmJob) -> AttemptRecord | None:
+    """Return what accounting keeps of an attempt, None while it is not over."""
+    state = attempt_state(job)
+    if not state.is_over or not job.end_s:
+        return None
+    is_started = bool(job.start_s) and bool(job.nodes)
+    return AttemptRecord(
+        attempt_id=id_,
+        state=state,
+        started_at_ms=job.start_s * 1000 if is_started else None,
+        ended_at_ms=job.end_s * 1000,
+        devices=job.gpus if is_started else 0,
+        external_id=str(job.job_id),
+    )
+
+
+def held_by(jobs: Iterable[SlurmJob], spot_qos: str | None) -> Mapping[str, Resources]:
+    """Return by node what these jobs of ours hold that others need not make room for.
+
+    That are replicas, and attempts of the class that gives way.
+    """
+    held: dict[str, Resources] = {}
+    for job in jobs:
+        is_replica = ids.prefix_of(job.name) == ids.REPLICA
+        if not job.nodes or attempt_state(job) is not AttemptState.RUNNING:
+            continue
+        if not is_replica and (spot_qos is None or job.qos != spot_qos):
+            continue
+        count = len(job.nodes)
+        share = Resources(job.cpus * 1000 // count, job.memory_mb // count << 20, job.gpus // count)
+        for name in job.nodes:
+            held[name] = held.get(name, NOTHING) + share
+    return held
+
+
+def _rank(job: SlurmJob) -> tuple[int, int]:
+    """Order jobs of one id: what runs, what ended having run, what waits; then the oldest."""
+    state = attempt_state(job)
+    if state is AttemptState.RUNNING:
+        return 0, job.job_id
+    if state is AttemptState.QUEUED:
+        return 2, job.job_id
+    did_nothing = job.exit_status.code == DUPLICATE_STATUS or not job.nodes
+    return (3 if did_nothing else 1), job.job_id
+
+
+def _exit_code(state: AttemptState, job: SlurmJob) -> int | None:
+    if state is AttemptState.SUCCEEDED:
+        return 0
+    if not state.is_over or not job.nodes:
+        return None
+    return -job.exit_status.signal or job.exit_status.code or None
+
+
+def _expected(start_s: int) -> str:
+    if not start_s:
+        return ""
+    at = datetime.fromtimestamp(start_s, UTC)
+    return f"; Slurm expects it to start at {at:%Y-%m-%d %H:%M} UTC"

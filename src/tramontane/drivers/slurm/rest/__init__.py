@@ -1,0 +1,1 @@
+"""slurmrestd: its client, the tokens it wants, and what the driver asks of it."""
