@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -26,12 +26,11 @@ from tramontane.api.revision_watch import RevisionWatch
 from tramontane.domain.launch import PYTHON
 from tramontane.domain.refusal import RefusedError
 from tramontane.domain.replica import Replica
-from tramontane.domain.resources import Resources
-from tramontane.drivers.base import Driver, DriverUnavailableError
-from tramontane.drivers.process import ProcessDriver
-from tramontane.drivers.process_node import machine_capacity
+from tramontane.drivers.accounts import Accounts
+from tramontane.drivers.base import DriverUnavailableError
 from tramontane.engines.recipes import make_recipes
 from tramontane.processes.attempt_logs import DriverLogs
+from tramontane.processes.clusters import make_clusters
 from tramontane.processes.startup import (
     FATAL_EXIT,
     inherited_or_listen,
@@ -39,6 +38,7 @@ from tramontane.processes.startup import (
     refuse,
     say,
 )
+from tramontane.reconcilers.accounts import INTERVAL_S, AccountsReconciler
 from tramontane.reconcilers.autoscale import AutoscaleReconciler
 from tramontane.reconcilers.jobs.reconciler import JobReconciler
 from tramontane.reconcilers.loop import Loop
@@ -68,10 +68,6 @@ _ROUTES_INTERVAL_S: Final = 2.0
 _RESPONSES_INTERVAL_S: Final = 5.0
 _FINISH_REQUESTS_S: Final = 5
 _TICK_S: Final = 1.0
-# Engines on CPUs wait for requests most of the time, so processors are promised several times
-# over. Memory is not: what is promised must be there.
-_CPU_OVERCOMMIT: Final = 4
-_DEVICES_MAX: Final = 1_024  # as many as the driver finds
 _DEMO_FILE: Final = Path("models", "demo", "tramontane-demo-q8_0.gguf")
 
 
@@ -112,14 +108,8 @@ class _ControlPlane:
         self._clock = SystemClock()
         self._ids = ids = SystemIds()
         hmac_key = bytes.fromhex(secrets.hmac_key)
-        self._drivers: dict[str, Driver] = {
-            settings.cluster: ProcessDriver(
-                "process",
-                home.path,
-                secrets.installation_id,
-                capacity=_capacity(settings),
-            )
-        }
+        clusters = make_clusters(settings, home.path, secrets.installation_id, self._clock)
+        self._drivers = clusters.drivers
         recipes = make_recipes(vllm_python=str(settings.vllm_python or PYTHON))
         holder = f"{socket.gethostname()}-{secrets.installation_id}"
         self._replicas = ReplicaReconciler(
@@ -130,8 +120,10 @@ class _ControlPlane:
             ids,
             wake_routes=self._wake_routes,
             report=say,
+            sites=clusters.sites,
         )
         self._watch: RevisionWatch | None = None
+        self._account_loop: Loop | None = None
         routes = RouteReconciler(
             db,
             self._clock,
@@ -159,6 +151,7 @@ class _ControlPlane:
             self._route_loop,
             self._autoscale_loop,
             *self._keeping_loops(holder),
+            *self._account_loops(clusters.accounts, holder),
         )
         self._services = make_services(
             db=db,
@@ -239,7 +232,17 @@ class _ControlPlane:
             self._loop("responses", responses.step, _RESPONSES_INTERVAL_S, holder),
         )
 
+    def _account_loops(self, ports: Mapping[str, Accounts], holder: str) -> tuple[Loop, ...]:
+        """Return the loop that keeps the accounts of clusters, if any has them."""
+        if not ports:
+            return ()
+        accounts = AccountsReconciler(self._db, ports, self._clock)
+        self._account_loop = self._loop("accounts", accounts.step, INTERVAL_S, holder)
+        return (self._account_loop,)
+
     def _wake(self) -> None:
+        if self._account_loop is not None:
+            self._account_loop.wake()
         self._wake_converging()
         self._autoscale_loop.wake()
 
@@ -328,17 +331,6 @@ class _Server(uvicorn.Server):
         self.should_exit = True
         self._end_waits()
         self._wake_loop()
-
-
-def _capacity(settings: Settings) -> Resources:
-    """Return what replicas may reserve here: as set, else memory as it is and processors shared."""
-    machine = machine_capacity()
-    shared = _CPU_OVERCOMMIT * machine.cpu_millicores
-    return Resources(
-        cpu_millicores=settings.node_cpu_millicores or shared,
-        memory_bytes=settings.node_memory_bytes or machine.memory_bytes,
-        devices=_DEVICES_MAX,
-    )
 
 
 def _demo_model(settings: Settings) -> Path | None:

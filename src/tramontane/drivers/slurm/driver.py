@@ -20,6 +20,7 @@ from tramontane.domain.observation import ClusterView, Reachable, Unreachable
 from tramontane.drivers.base import DriverUnavailableError
 from tramontane.drivers.slurm import jobs, nodes, orders
 from tramontane.drivers.slurm.commands import Commands
+from tramontane.drivers.slurm.dialects.problems import NO_ACCOUNT, SlurmRefusalError
 from tramontane.drivers.slurm.dialects.records import JobOrder, SlurmJob
 from tramontane.drivers.slurm.folders import Folders
 from tramontane.drivers.slurm.known import Entry, Known, lost
@@ -290,6 +291,12 @@ class SlurmDriver:
             job_id = self._api.submit(order, user)
         except NotSentError:
             self._unsettled.pop(id_, None)
+            raise
+        except SlurmRefusalError as error:
+            self._unsettled.pop(id_, None)
+            if error.number in NO_ACCOUNT and self._settings.manage_accounts:
+                msg = f"its account on {self.name} is not there yet: {error}"
+                raise DriverUnavailableError(msg) from error
             raise
         except DriverUnavailableError:
             self._unsettled[id_] = time.monotonic()

@@ -24,6 +24,7 @@ _NOT_NOW: Final = frozenset({2016, 2050, 2068, 2074, 2078, 2079, 2118, 2125})
 _REFUSALS: Final = range(2000, 3000)
 _UNREADABLE: Final = range(9000, 9300)  # slurmrestd's own: what we sent cannot be parsed
 _TOKEN: Final = frozenset({1007, *range(6000, 6010)})
+NO_ACCOUNT: Final = frozenset({2045, 2066})  # account, user or QOS: what is kept there for tenants
 _HINTS: Final = {
     2000: "set partition in the cluster's settings to one that the cluster has",
     2045: "the account or the user is not in Slurm's accounting for this cluster",
