@@ -20,6 +20,7 @@ from tramontane.drivers.process_scan import Process, ProcessScan, is_alive, send
 from tramontane.runtime.clock import ManualClock
 
 GIB = 1 << 30
+REPLICA = "rep_aaaaaaaaaaaaaaaaaaaa"
 
 
 @pytest.mark.parametrize(
@@ -90,12 +91,12 @@ def test_without_nvidia_smi_there_are_no_devices() -> None:
 def test_the_scan_finds_by_environment_and_forgets_the_dead() -> None:
     mine, other = ProcessScan("ins_mine"), ProcessScan("ins_other")
     assert mine.run() == {}
-    child = _sleeper(TRAMONTANE_INSTALLATION="ins_mine", TRAMONTANE_REPLICA="rep_a")
+    child = _sleeper(TRAMONTANE_INSTALLATION="ins_mine", TRAMONTANE_REPLICA=REPLICA)
     try:
         for _ in range(2):  # read, then remembered
             found = mine.run()
-            assert [process.pid for process in found["rep_a"]] == [child.pid]
-            assert not found["rep_a"][0].is_runner
+            assert [process.pid for process in found[REPLICA]] == [child.pid]
+            assert not found[REPLICA][0].is_runner
         assert other.run() == {}
     finally:
         child.kill()
@@ -118,7 +119,7 @@ def test_a_young_process_is_looked_at_again_when_it_changes() -> None:
     program = (
         "import os, sys; print(flush=True); sys.stdin.readline();"
         "os.execve('/bin/sleep', ['sleep', '60'],"
-        "{'TRAMONTANE_INSTALLATION': 'ins_mine', 'TRAMONTANE_REPLICA': 'rep_a'})"
+        "{'TRAMONTANE_INSTALLATION': 'ins_mine', 'TRAMONTANE_REPLICA': '" + REPLICA + "'})"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -130,7 +131,7 @@ def test_a_young_process_is_looked_at_again_when_it_changes() -> None:
         assert scan.run() == {}
         child.stdin.write(b"\n")
         child.stdin.flush()
-        until(lambda: "rep_a" in scan.run())
+        until(lambda: REPLICA in scan.run())
     finally:
         child.kill()
         child.communicate()
@@ -140,9 +141,9 @@ def test_a_signal_reaches_only_the_process_that_was_meant() -> None:
     child = _sleeper()
     try:
         ticks = _ticks(child.pid)
-        send(Process(child.pid, ticks - 1, "rep_a", is_runner=False), 9)
+        send(Process(child.pid, ticks - 1, REPLICA, is_runner=False), 9)
         assert child.poll() is None
-        meant = Process(child.pid, ticks, "rep_a", is_runner=False)
+        meant = Process(child.pid, ticks, REPLICA, is_runner=False)
         assert is_alive(meant)
         send(meant, 9)
         assert child.wait(5) == -9

@@ -1,28 +1,25 @@
-"""The process driver: replicas as processes of this machine, each under a runner of its own.
+"""The process driver: replicas and attempts as processes of this machine, each under a runner.
 
-What runs is found outside the database: in the run directories (``HOME/replicas/<id>``) and in
-the environment of processes. A runner outlives the control plane, so a new driver finds what an
-earlier one started. It must never start an id twice, and never call something gone that may live.
+What runs is found outside the database: in the run directories (``HOME/replicas/<id>``,
+``HOME/jobs/<job>/attempts/<id>``) and in the environment of processes. A runner outlives the
+control plane, so a new driver finds what an earlier one started. It must never start an id twice,
+and never call something gone that may live.
 """
 
 import dataclasses
-import fcntl
 import json
-import logging
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tramontane.domain import ids
+from tramontane.domain.jobs.attempt import AttemptObservation, AttemptRecord, JobLaunch
 from tramontane.domain.launch import LaunchSpec
 from tramontane.domain.observation import (
     ClusterView,
@@ -33,30 +30,25 @@ from tramontane.domain.observation import (
     Unreachable,
 )
 from tramontane.domain.resources import Resources
+from tramontane.drivers import attempt_logs, process_runs
 from tramontane.drivers.base import DriverUnavailableError
+from tramontane.drivers.process_attempts import AttemptFolders, Entry, observed, recorded
 from tramontane.drivers.process_node import NvidiaDevices, machine_capacity
-from tramontane.drivers.process_scan import (
-    INSTALLATION_ENV,
-    Process,
-    ProcessScan,
-    is_alive,
-    send,
-)
+from tramontane.drivers.process_runs import Run, write_private
+from tramontane.drivers.process_scan import INSTALLATION_ENV, Process, ProcessScan, send
 from tramontane.runner import linux, output
-from tramontane.runner.replica import REPLICA_ENV, SECRET_ENV
+from tramontane.runner.attempt import ATTEMPT_ENV
+from tramontane.runner.replica import REPLICA_ENV
 from tramontane.runtime.clock import Clock, SystemClock
 
 START_TIMEOUT_S: Final = 20  # a runner reports after 0.1 s; a machine at its limits takes longer
-LEAVE_TIMEOUT_S: Final = 2  # an interpreter ends within milliseconds
 LOG_LINES_MAX: Final = 10_000
 LOG_BYTES_MAX: Final = 4 << 20
 # All that a runner and its engine inherit: never a key of the operator's shell.
 INHERITED: Final = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ", "USER")
 # Run by its path, quicker than from a zip: what it imports is compiled once for all.
 _RUNNER: Final = str(Path(linux.__file__).with_name("__main__.py"))
-_FORGOTTEN: Final = ".forgotten-"  # a run directory that is being removed
-
-log = logging.getLogger(__name__)
+_UNKNOWN: Final = Entry("", 0)  # of an attempt whose note is gone
 
 
 class ProcessDriver:
@@ -65,6 +57,8 @@ class ProcessDriver:
     ``capacity`` None means all processors and most of the memory; a larger value over-commits the
     machine on purpose. Its ``devices`` limits how many of the detected ones are used.
     """
+
+    queues: Final = False
 
     def __init__(
         self,
@@ -78,6 +72,8 @@ class ProcessDriver:
     ) -> None:
         self.name = name
         self._replicas = home.absolute() / "replicas"
+        self._attempts = AttemptFolders(home.absolute())
+        self._drained = home.absolute() / "drained"
         self._installation_id = installation_id
         self._clock = clock or SystemClock()
         self._node_name = node_name or socket.gethostname()
@@ -93,10 +89,16 @@ class ProcessDriver:
         try:
             # Processes first: a runner that ends in between has then left its last report.
             processes = self._scan.run()
-            names = set(self._run_dirs()) | set(processes)
-            seen = (self._observe(name, processes.get(name, [])) for name in sorted(names))
-            observations = tuple(observation for observation in seen if observation is not None)
-            return Reachable((self._observe_node(),), observations)
+            names = {*self._replica_ids(), *self._attempts.ids(), *processes}
+            replicas: list[Observation] = []
+            attempts: list[AttemptObservation] = []
+            for name in sorted(names):
+                seen = self._observe(name, processes.get(name, []))
+                if isinstance(seen, Observation):
+                    replicas.append(seen)
+                elif seen is not None:
+                    attempts.append(seen)
+            return Reachable((self._observe_node(),), tuple(replicas), tuple(attempts))
         except (OSError, ValueError) as error:
             return Unreachable(f"this machine's processes cannot be read: {error}")
 
@@ -108,80 +110,140 @@ class ProcessDriver:
         The runner makes sure of "ever": it holds a lock, and its report outlives it. Raises
         `DriverUnavailableError` when it could not be started, for instance on a full disk.
         """
-        if node_name != self._node_name:
-            msg = f"cluster {self.name} has the node {self._node_name}, not {node_name}"
-            raise DriverUnavailableError(msg)
-        if peers:
-            msg = f"cluster {self.name} has one node, and {1 + len(peers)} are asked for"
-            raise ValueError(msg)
-        run_dir = self._run_dir(replica_id)
-        if (run_dir / "report.json").exists():
+        run = self._run_of(replica_id)
+        self._check_place(node_name, 1 + len(peers))
+        if run.has_report:
             return
         try:
-            run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write_private(run_dir / "launch.json", self._plain(launch))
+            run.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_private(run.dir / "launch.json", _plain(launch))
         except OSError as error:
-            _remove_if_empty(run_dir)
-            msg = f"{replica_id} was not started: cannot write {run_dir}: {error.strerror}"
-            raise DriverUnavailableError(msg) from error
-        self._start_runner(replica_id, run_dir)
+            raise _unwritable(run, error) from error
+        self._start_runner(run, "--replica", REPLICA_ENV)
 
-    def stop(self, replica_id: str, *, drain: bool = True) -> None:
-        """Have the engine drain and end, or end now; may be repeated at will."""
-        run_dir = self._run_dir(replica_id)
+    def submit(self, attempt_id: str, launch: JobLaunch, node_name: str | None = None) -> None:
+        """Start ``launch`` under ``attempt_id``, unless that was ever done; see `ensure`."""
+        self._check_place(node_name or self._node_name, launch.nodes)
+        found = self._attempts.find(attempt_id)
+        if found is not None and found[0].has_report:
+            return
+        run = self._run_of(attempt_id)
+        try:
+            run = self._attempts.prepare(attempt_id, launch)
+            write_private(run.dir / "launch.json", _plain(launch))
+        except OSError as error:
+            self._attempts.drop(attempt_id)
+            raise _unwritable(run, error) from error
+        self._start_runner(run, "--attempt", ATTEMPT_ENV)
+
+    def stop(self, id_: str, *, drain: bool = True) -> None:
+        """Have it drain and end, or end now; may be repeated at will."""
+        run = self._run_of(id_)
         signum = signal.SIGUSR1 if drain else signal.SIGINT
         try:
-            processes = self._scan.run().get(replica_id, [])
+            processes = self._scan.run().get(id_, [])
             runners = [process for process in processes if process.is_runner]
             for process in runners:
                 send(process, signum)
                 send(process, signal.SIGCONT)  # it may be stopped
             if not runners:
-                _end_leftovers(processes)
-                _never_start(run_dir, replica_id, self._clock.now_ms())
+                process_runs.end_leftovers(processes)
+                process_runs.never_start(run, self._clock.now_ms())
         except OSError as error:
-            msg = f"cannot stop {replica_id}: {error.strerror}"
+            msg = f"cannot stop {id_}: {error.strerror}"
             raise DriverUnavailableError(msg) from error
 
-    def forget(self, replica_id: str) -> None:
-        """Remove the run directory of an ended process; a living one keeps it."""
-        run_dir = self._run_dir(replica_id)
+    def forget(self, id_: str) -> None:
+        """Remove the run directory of what ended; of what lives it stays."""
+        run = self._run_of(id_)
         try:
-            report = _read_report(run_dir)
-            processes = self._scan.run().get(replica_id, [])
-            if report is not None and report["run_state"] == RunState.EXITED:
-                _await_end(processes)
-            elif processes:
-                return
-            hidden = run_dir.with_name(_FORGOTTEN + replica_id)
-            with suppress(FileNotFoundError):
-                run_dir.rename(hidden)  # at once: half a directory could start again
-            for path in self._replicas.glob(f"{_FORGOTTEN}*"):
-                shutil.rmtree(path, ignore_errors=True)
+            if process_runs.forget(run, self._scan.run().get(id_, [])) and run.is_attempt:
+                self._attempts.drop(id_)
         except OSError as error:
-            msg = f"cannot forget {replica_id}: {error.strerror}"
+            msg = f"cannot forget {id_}: {error.strerror}"
             raise DriverUnavailableError(msg) from error
 
-    def logs(self, replica_id: str, lines_max: int) -> list[str]:
-        """Return the engine's last lines, oldest first, without the replica's secret."""
-        run_dir = self._run_dir(replica_id)
+    def logs(self, id_: str, lines_max: int) -> list[str]:
+        """Return the last lines, oldest first, without the secret of the replica or attempt."""
+        run = self._run_of(id_)
         wanted = min(lines_max, LOG_LINES_MAX)
         lines: list[str] = []
-        for name in ("engine.log", "engine.log.1"):
-            path = str(run_dir / name)
-            lines = output.tail_lines(path, wanted - len(lines), LOG_BYTES_MAX) + lines
-        secret = _secret_of(run_dir)
+        if run.is_attempt:
+            root, folder = self._attempts.root, self._attempts.relative_dir(run)
+            lines = attempt_logs.read_last_lines(root, folder, os.getuid(), 0, wanted)
+        else:
+            for path in (str(run.log), f"{run.log}.1"):
+                lines = output.tail_lines(path, wanted - len(lines), LOG_BYTES_MAX) + lines
+        secret = process_runs.secret_of(run)
         return [line.replace(secret, "***") if secret else line for line in lines]
 
-    def _run_dir(self, replica_id: str) -> Path:
-        if ids.prefix_of(replica_id) != ids.REPLICA:
-            msg = f"{replica_id!r} is not a replica id"
-            raise ValueError(msg)
-        return self._replicas / replica_id
+    def read_log(self, attempt_id: str, rank: int, offset: int, bytes_max: int) -> bytes:
+        """Return what the attempt wrote from ``offset`` on; nothing on other nodes than the first.
 
-    def _run_dirs(self) -> Iterator[str]:
+        What is no longer kept reads as zero bytes.
+        """
+        run = self._run_of(attempt_id)
+        if rank or not run.is_attempt:
+            return b""
+        root, folder = self._attempts.root, self._attempts.relative_dir(run)
+        try:
+            return attempt_logs.read_log(
+                root, folder, os.getuid(), rank, offset=offset, bytes_max=bytes_max
+            )
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            msg = f"cannot read what {attempt_id} wrote: {error.strerror}"
+            raise DriverUnavailableError(msg) from error
+
+    def account(self, attempt_ids: Sequence[str]) -> Mapping[str, AttemptRecord]:
+        """Return what is known of those attempts that are over: their reports are the account."""
+        found: dict[str, AttemptRecord] = {}
+        view = self.view()
+        if isinstance(view, Unreachable):
+            raise DriverUnavailableError(view.reason)
+        for seen in view.attempts:
+            record = recorded(seen)
+            if record is not None and seen.attempt_id in attempt_ids:
+                found[seen.attempt_id] = record
+        return found
+
+    def set_drained(self, node_name: str, reason: str | None) -> None:
+        """Show the node as drained for ``reason``; None takes that back."""
+        if node_name != self._node_name:
+            msg = f"cluster {self.name} has the node {self._node_name}, not {node_name}"
+            raise ValueError(msg)
+        try:
+            if reason is None:
+                self._drained.unlink(missing_ok=True)
+            else:
+                write_private(self._drained, json.dumps({"reason": reason}))
+        except OSError as error:
+            msg = f"cannot write {self._drained}: {error.strerror}"
+            raise DriverUnavailableError(msg) from error
+
+    def _run_of(self, id_: str) -> Run:
+        kind = ids.prefix_of(id_)
+        if kind == ids.REPLICA:
+            return Run(id_, self._replicas / id_)
+        if kind == ids.ATTEMPT:
+            found = self._attempts.find(id_)
+            # Without its note nothing of it can be found by its path.
+            return found[0] if found else Run(id_, self._attempts.root / "unknown" / id_)
+        msg = f"{id_!r} is not a replica id, nor that of an attempt"
+        raise ValueError(msg)
+
+    def _replica_ids(self) -> Iterator[str]:
         with suppress(FileNotFoundError):
             yield from (n for n in os.listdir(self._replicas) if ids.prefix_of(n) == ids.REPLICA)  # noqa: PTH208 (twice as fast)
+
+    def _check_place(self, node_name: str, nodes: int) -> None:
+        if node_name != self._node_name:
+            msg = f"cluster {self.name} has the node {self._node_name}, not {node_name}"
+            raise DriverUnavailableError(msg)
+        if nodes > 1:
+            msg = f"cluster {self.name} has one node, and {nodes} are asked for"
+            raise ValueError(msg)
 
     def _observe_node(self) -> NodeObservation:
         devices = self._nvidia.list()
@@ -189,39 +251,27 @@ class ProcessDriver:
         if self._capacity is not None:
             devices = devices[: self._capacity.devices]
         capacity = dataclasses.replace(capacity, devices=len(devices))
-        return NodeObservation(self._node_name, capacity, devices)
+        try:
+            reason = str(json.loads(self._drained.read_text(encoding="utf-8"))["reason"])
+        except FileNotFoundError:
+            return NodeObservation(self._node_name, capacity, devices)
+        except (ValueError, KeyError, TypeError):
+            reason = "it was drained"
+        return NodeObservation(self._node_name, capacity, devices, is_drained=True, reason=reason)
 
-    def _observe(self, replica_id: str, processes: list[Process]) -> Observation | None:
+    def _observe(
+        self, id_: str, processes: list[Process]
+    ) -> Observation | AttemptObservation | None:
         """Return what is known of one id; None when it was prepared but never started."""
-        run_dir = self._replicas / replica_id
-        report = _read_report(run_dir)
-        if report is not None and report["run_state"] == RunState.EXITED:
-            return self._from_report(replica_id, report)
-        if report is not None and is_alive(_runner_of(report)):
-            return self._from_report(replica_id, report)
-        if any(process.is_runner and is_alive(process) for process in processes):
-            # It has not reported yet, or its directory was removed and it makes a new one.
-            return Observation(replica_id, self._node_name, RunState.STARTING)
-        left = [process for process in processes if is_alive(process)]
-        if report is not None and not left:
-            left = self._find_session(report)
-        if left:
-            log.warning("%s: its runner is gone, ending %d processes", replica_id, len(left))
-            _end_leftovers(left)
-            return Observation(replica_id, self._node_name, RunState.DRAINING)
+        found = self._attempts.find(id_) if ids.prefix_of(id_) == ids.ATTEMPT else None
+        run, entry = found or (self._run_of(id_), _UNKNOWN)
+        report = process_runs.report_of(run, processes, self._scan, self._clock.now_ms())
         if report is None:
             return None
-        return self._from_report(replica_id, _close_report(run_dir, report, self._clock.now_ms()))
-
-    def _find_session(self, report: dict[str, Any]) -> list[Process]:
-        session, ticks = report.get("engine_pid"), report.get("start_ticks")
-        if report.get("boot_id") != linux.boot_id() or not session or not ticks:
-            return []
-        return self._scan.run_session(session, ticks, report["replica_id"])
-
-    def _from_report(self, replica_id: str, report: dict[str, Any]) -> Observation:
+        if run.is_attempt:
+            return observed(id_, entry, report, self._node_name)
         return Observation(
-            replica_id=replica_id,
+            replica_id=id_,
             node_name=self._node_name,
             run_state=RunState(report["run_state"]),
             address=report.get("address"),
@@ -230,21 +280,13 @@ class ProcessDriver:
             requests_waiting=report.get("requests_waiting"),
         )
 
-    def _plain(self, launch: LaunchSpec) -> str:
-        devices = ",".join(str(index) for index in launch.device_indexes)
-        # Without the order, CUDA counts the fastest device first, and nvidia-smi by the bus.
-        visible = (("CUDA_DEVICE_ORDER", "PCI_BUS_ID"), ("CUDA_VISIBLE_DEVICES", devices))
-        return json.dumps(
-            dataclasses.asdict(dataclasses.replace(launch, env=(*launch.env, *visible)))
-        )
-
-    def _start_runner(self, replica_id: str, run_dir: Path) -> None:
+    def _start_runner(self, run: Run, option: str, mark: str) -> None:
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
-        marks = {REPLICA_ENV: replica_id, INSTALLATION_ENV: self._installation_id}
-        script = [sys.executable, "-I", "-S", _RUNNER, "--run-dir", str(run_dir)]
+        marks = {mark: run.id, INSTALLATION_ENV: self._installation_id}
+        script = [sys.executable, "-I", "-S", _RUNNER, "--run-dir", str(run.dir)]
         try:
             done = subprocess.run(
-                [*script, "--replica", replica_id, "--survive", "--detach"],
+                [*script, option, run.id, "--survive", "--detach"],
                 env={**inherited, **marks},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -254,126 +296,23 @@ class ProcessDriver:
                 check=False,
             )
         except (OSError, subprocess.SubprocessError) as error:
-            msg = f"the runner of {replica_id} did not start: {error}"
+            msg = f"the runner of {run.id} did not start: {error}"
             raise DriverUnavailableError(msg) from error
         if done.returncode:
-            _discard_unstarted(run_dir)
-            msg = f"the runner of {replica_id} did not start: {done.stderr.strip()}"
+            process_runs.discard_unstarted(run)
+            msg = f"the runner of {run.id} did not start: {done.stderr.strip()}"
             raise DriverUnavailableError(msg)
 
 
-def _runner_of(report: dict[str, Any]) -> Process:
-    """Return the process that wrote a report; of an earlier boot, one that is never alive."""
-    ticks = report.get("start_ticks") if report.get("boot_id") == linux.boot_id() else None
-    return Process(report["pid"], ticks or -1, str(report.get("replica_id")), is_runner=True)
+def _plain(launch: LaunchSpec | JobLaunch) -> str:
+    devices = ",".join(str(index) for index in launch.device_indexes)
+    # Without the order, CUDA counts the fastest device first, and nvidia-smi by the bus.
+    visible = (("CUDA_DEVICE_ORDER", "PCI_BUS_ID"), ("CUDA_VISIBLE_DEVICES", devices))
+    return json.dumps(dataclasses.asdict(dataclasses.replace(launch, env=(*launch.env, *visible))))
 
 
-def _read_report(run_dir: Path) -> dict[str, Any] | None:
-    """Return the report of a run, None when there was none."""
-    try:
-        text = (run_dir / "report.json").read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    try:
-        report: dict[str, Any] = json.loads(text)
-        RunState(report["run_state"])
-        int(report["pid"])
-    except (ValueError, KeyError, TypeError):
-        return _ended_report(run_dir.name, 0, "its report cannot be read")
-    return report
-
-
-def _ended_report(replica_id: str, at_ms: int, reason: str) -> dict[str, Any]:
-    empty = dict.fromkeys(
-        ("start_ticks", "engine_pid", "address", "requests_running", "requests_waiting")
-    )
-    ended = {"run_state": RunState.EXITED, "reason": reason, "at_ms": at_ms, "pid": 0}
-    return {"replica_id": replica_id, **empty, **ended}
-
-
-def _close_report(run_dir: Path, report: dict[str, Any], now_ms: int) -> dict[str, Any]:
-    """Return the last word on a run whose runner is gone, and keep it."""
-    with _lock_of(run_dir) as is_free:
-        newer = _read_report(run_dir)
-        if newer is None or newer["run_state"] == RunState.EXITED or not is_free:
-            return newer or report
-        headline = "its runner was killed, and the engine with it"
-        reason = output.explain(headline, str(run_dir / "engine.log"), _secret_of(run_dir))
-        ended = _ended_report(run_dir.name, now_ms, reason)
-        with suppress(OSError):  # a full disk: the same is concluded next time
-            _write_private(run_dir / "report.json", json.dumps(ended))
-        return ended
-
-
-def _never_start(run_dir: Path, replica_id: str, now_ms: int) -> None:
-    """Make sure that what was prepared and not started is not started by a late call."""
-    if not run_dir.is_dir():
-        return
-    with _lock_of(run_dir) as is_free:
-        if is_free and not (run_dir / "report.json").exists():
-            ended = _ended_report(replica_id, now_ms, "stopped before it was started")
-            _write_private(run_dir / "report.json", json.dumps(ended))
-
-
-def _discard_unstarted(run_dir: Path) -> None:
-    """Remove a run directory that nothing was started from, once its runner has left."""
-    ends_at = time.monotonic() + LEAVE_TIMEOUT_S
-    while run_dir.is_dir() and time.monotonic() < ends_at:
-        with suppress(OSError), _lock_of(run_dir) as is_free:
-            if is_free and not (run_dir / "report.json").exists():
-                shutil.rmtree(run_dir, ignore_errors=True)
-            if is_free:
-                return
-        time.sleep(0.005)
-
-
-@contextmanager
-def _lock_of(run_dir: Path) -> Iterator[bool]:
-    """Hold the lock that a runner holds; yields False while one does."""
-    descriptor = os.open(run_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(descriptor)
-
-
-def _await_end(processes: list[Process]) -> None:
-    """Wait for runners that have reported their end and only have to leave."""
-    ends_at = time.monotonic() + LEAVE_TIMEOUT_S
-    while any(is_alive(process) for process in processes) and time.monotonic() < ends_at:
-        time.sleep(0.005)
-
-
-def _end_leftovers(processes: list[Process]) -> None:
-    for process in processes:
-        send(process, signal.SIGKILL)
-
-
-def _secret_of(run_dir: Path) -> str:
-    try:
-        launch = json.loads((run_dir / "launch.json").read_text(encoding="utf-8"))
-        return str(dict(launch["env"]).get(SECRET_ENV, ""))
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Replace ``path`` as a whole by a file that only its owner can read."""
-    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(draft).replace(path)
-    except OSError:
-        Path(draft).unlink(missing_ok=True)
-        raise
-
-
-def _remove_if_empty(path: Path) -> None:
+def _unwritable(run: Run, error: OSError) -> DriverUnavailableError:
     with suppress(OSError):
-        path.rmdir()
+        run.dir.rmdir()  # if nothing is in it yet
+    msg = f"{run.id} was not started: cannot write {run.dir}: {error.strerror}"
+    return DriverUnavailableError(msg)

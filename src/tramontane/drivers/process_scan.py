@@ -1,7 +1,8 @@
 """Finds this installation's processes in /proc, whatever became of their files.
 
-A process is ours when its environment names our installation and a replica. The environment is
-fixed at the start of a program (proc(5)), so it is read once per process and remembered.
+A process is ours when its environment names our installation and a replica or an attempt. The
+environment is fixed at the start of a program (proc(5)), so it is read once per process and
+remembered.
 """
 
 import os
@@ -12,12 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tramontane.domain import ids
 from tramontane.runner import linux
+from tramontane.runner.attempt import ATTEMPT_ENV
 from tramontane.runner.replica import REPLICA_ENV
 
 INSTALLATION_ENV: Final = "TRAMONTANE_INSTALLATION"
 # A young process may be a fork that has not yet become what it is to be: look at it again.
 YOUNG_S: Final = 10.0
+_MARKS: Final = {
+    f"{ATTEMPT_ENV}=".encode(): ids.ATTEMPT,
+    f"{REPLICA_ENV}=".encode(): ids.REPLICA,
+}
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -27,7 +34,7 @@ class Process:
 
     pid: int
     start_ticks: int
-    replica_id: str
+    id: str  # of its replica or attempt
     is_runner: bool
 
 
@@ -38,12 +45,12 @@ class ProcessScan:
         self._mark = f"{INSTALLATION_ENV}={installation_id}".encode()
         self._proc = proc
         self._lock = threading.Lock()
-        # (pid, inode of /proc/PID) -> replica id, None when it is not ours. The kernel makes a
+        # (pid, inode of /proc/PID) -> id, None when it is not ours. The kernel makes a
         # new inode for each process, so a pid that is used again is seen as new, at no cost.
         self._known: dict[tuple[int, int], str | None] = {}
 
     def run(self) -> dict[str, list[Process]]:
-        """Return our living processes by replica id; raises OSError without a readable /proc."""
+        """Return our living processes by their ids; raises OSError without a readable /proc."""
         found: dict[str, list[Process]] = {}
         with self._lock, os.scandir(self._proc) as entries:
             known: dict[tuple[int, int], str | None] = {}
@@ -53,22 +60,22 @@ class ProcessScan:
                 pid = int(entry.name)
                 key = (pid, entry.inode())
                 if key in self._known:
-                    replica_id = known[key] = self._known[key]
+                    id_ = known[key] = self._known[key]
                 else:
-                    replica_id = self._replica_of(pid)
-                    if replica_id is not None or not _is_young(pid):
-                        known[key] = replica_id
-                if replica_id is None:
+                    id_ = self._id_of(pid)
+                    if id_ is not None or not _is_young(pid):
+                        known[key] = id_
+                if id_ is None:
                     continue
                 ticks = linux.start_ticks(pid)
                 if ticks is not None:  # else it ended, or waits to be collected
-                    process = Process(pid, ticks, replica_id, self._is_runner(pid))
-                    found.setdefault(replica_id, []).append(process)
+                    process = Process(pid, ticks, id_, self._is_runner(pid))
+                    found.setdefault(id_, []).append(process)
             self._known = known
         return found
 
-    def run_session(self, session: int, since_ticks: int, replica_id: str) -> list[Process]:
-        """Return the living processes of a runner's engine, found by their session.
+    def run_session(self, session: int, since_ticks: int, id_: str) -> list[Process]:
+        """Return the living processes that a runner started, found by their session.
 
         vLLM's processes overwrite their environment with a title and outlive a killed parent with
         all their device memory (vllm-project/vllm issue 55510), but they stay in the session that
@@ -81,7 +88,7 @@ class ProcessScan:
             if fields is None or fields[0] in "ZX" or int(fields[3]) != session:
                 continue
             if int(fields[19]) >= since_ticks and self._has_title_for_environment(int(name)):
-                found.append(Process(int(name), int(fields[19]), replica_id, is_runner=False))
+                found.append(Process(int(name), int(fields[19]), id_, is_runner=False))
         return found
 
     def _has_title_for_environment(self, pid: int) -> bool:
@@ -92,16 +99,19 @@ class ProcessScan:
         except OSError:
             return False
 
-    def _replica_of(self, pid: int) -> str | None:
+    def _id_of(self, pid: int) -> str | None:
         try:
             names = (self._proc / str(pid) / "environ").read_bytes().split(b"\0")
         except OSError:
             return None  # it ended, or is another user's
         if self._mark not in names:
             return None
-        prefix = f"{REPLICA_ENV}=".encode()
-        values = (name[len(prefix) :] for name in names if name.startswith(prefix))
-        return next(values, b"").decode(errors="replace") or None
+        for mark, kind in _MARKS.items():
+            values = (name[len(mark) :] for name in names if name.startswith(mark))
+            id_ = next(values, b"").decode(errors="replace")
+            if ids.prefix_of(id_) == kind:
+                return id_
+        return None
 
     def _is_runner(self, pid: int) -> bool:
         try:
