@@ -67,7 +67,8 @@ class SlurmDriver:
         poll_interval_s: float = POLL_INTERVAL_S,
         settle_s: float = SETTLE_S,
     ) -> None:
-        self.name = settings.name
+        self.name = "slurm"
+        self._cluster = settings.name
         self._settings = settings
         self._clock = clock or SystemClock()
         self._settle_s = settle_s
@@ -131,7 +132,7 @@ class SlurmDriver:
         def order(seen: Seen) -> tuple[JobOrder, str]:
             listed = {node.name for node in seen.nodes}
             if absent := [name for name in (node_name, *peers) if name not in listed]:
-                msg = f"cluster {self.name} has no node {', '.join(absent)}"
+                msg = f"cluster {self._cluster} has no node {', '.join(absent)}"
                 raise DriverUnavailableError(msg)
             placed = (node_name, *peers)
             return orders.replica_order(self._office, replica_id, placed, launch, seen.partition)
@@ -226,7 +227,7 @@ class SlurmDriver:
     def set_drained(self, node_name: str, reason: str | None) -> None:
         """Drain the node in Slurm, for everybody, or undrain it."""
         if node_name not in {node.name for node in self._listing.current().nodes}:
-            msg = f"cluster {self.name} has no node {node_name}"
+            msg = f"cluster {self._cluster} has no node {node_name}"
             raise ValueError(msg)
         words = None if reason is None else " ".join(reason.split()) or "no reason was given"
         if self._api.dialect.can_update_nodes:
@@ -276,7 +277,7 @@ class SlurmDriver:
         try:
             found = self._accounted([id_])
         except DriverUnavailableError as error:
-            log.warning("%s: accounting does not answer: %s", self.name, error)
+            log.warning("%s: accounting does not answer: %s", self._cluster, error)
             return False
         if id_ not in found:
             return False
@@ -295,7 +296,7 @@ class SlurmDriver:
         except SlurmRefusalError as error:
             self._unsettled.pop(id_, None)
             if error.number in NO_ACCOUNT and self._settings.manage_accounts:
-                msg = f"its account on {self.name} is not there yet: {error}"
+                msg = f"its account on {self._cluster} is not there yet: {error}"
                 raise DriverUnavailableError(msg) from error
             raise
         except DriverUnavailableError:
@@ -319,7 +320,7 @@ class SlurmDriver:
         for job in unwanted:
             if self._is_time("unwanted", str(job.job_id), TIDY_EVERY_S):
                 log.warning(
-                    "%s: cancelling job %d, %s has another", self.name, job.job_id, job.name
+                    "%s: cancelling job %d, %s has another", self._cluster, job.job_id, job.name
                 )
                 self._try(lambda job=job: self._api.cancel(job.job_id, job.user))
         for id_, entry in entries.items():
@@ -332,7 +333,7 @@ class SlurmDriver:
         try:
             found = self._accounted(missing)
         except DriverUnavailableError as error:
-            log.warning("%s: accounting does not answer: %s", self.name, error)
+            log.warning("%s: accounting does not answer: %s", self._cluster, error)
             return  # unknown is not gone
         now = time.monotonic()
         for id_ in missing:
@@ -340,7 +341,7 @@ class SlurmDriver:
             if id_ in found and attempt_state(found[id_]).is_over:
                 self._known.learn(id_, found[id_], now)
             elif now - (entry.missing_since or now) >= MISSING_S:
-                log.warning("%s: Slurm lost job %d of %s", self.name, entry.job.job_id, id_)
+                log.warning("%s: Slurm lost job %d of %s", self._cluster, entry.job.job_id, id_)
                 self._known.learn(id_, lost(entry.job, self._clock.now_ms() // 1000), now)
 
     def _release(self, id_: str, job: SlurmJob) -> None:
@@ -392,7 +393,7 @@ class SlurmDriver:
         try:
             act()
         except (DriverUnavailableError, ValueError) as error:
-            log.warning("%s: %s; tried again later", self.name, error)
+            log.warning("%s: %s; tried again later", self._cluster, error)
 
 
 def _check_id(id_: str, prefix: str) -> None:
