@@ -75,7 +75,7 @@ class DriverConformance:
 
     def test_an_id_is_started_once_by_many_at_a_time(self, cluster: Cluster) -> None:
         replica_id, name, launch = new_id(), _node(cluster).name, cluster.launch()
-        _together(lambda: cluster.driver.ensure(replica_id, name, launch))
+        together(lambda: cluster.driver.ensure(replica_id, name, launch))
         _until(cluster, replica_id, RunState.READY)
         assert cluster.starts(replica_id) == 1
 
@@ -104,7 +104,7 @@ class DriverConformance:
     def test_stop_by_many_at_a_time_drains_all_the_same(self, cluster: Cluster) -> None:
         replica_id = _start(cluster)
         _until(cluster, replica_id, RunState.READY)
-        _together(lambda: cluster.driver.stop(replica_id))
+        together(lambda: cluster.driver.stop(replica_id))
         ended = _until(cluster, replica_id, RunState.EXITED)
         assert "drained" in (ended.reason or "")
 
@@ -202,7 +202,7 @@ def _until(cluster: Cluster, replica_id: str, run_state: RunState) -> Observatio
     pytest.fail(f"{replica_id} was never {run_state}")
 
 
-def _together(call: Callable[[], None]) -> None:
+def together(call: Callable[[], None]) -> None:
     """Make the same call from several threads at once."""
     gate = threading.Barrier(TOGETHER)
     failures: list[Exception] = []

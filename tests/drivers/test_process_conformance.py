@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.drivers.attempt_conformance import AttemptConformance
 from tests.drivers.conformance import DriverConformance
 from tests.support.process_clusters import ProcessCluster, open_cluster
 from tests.support.runners import zombies
@@ -30,3 +31,10 @@ class TestProcessDriver(DriverConformance):
             cluster.driver.view()
             times.append(time.perf_counter() - began)
         assert sorted(times)[25] < 0.02  # 1 ms measured on a quiet machine
+
+
+class TestAttemptsOfTheProcessDriver(AttemptConformance):
+    @pytest.fixture
+    def cluster(self, tmp_path: Path) -> Iterator[ProcessCluster]:
+        with open_cluster(tmp_path) as cluster:
+            yield cluster

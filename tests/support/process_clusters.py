@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support.attempts import How, job_launch
 from tests.support.runners import (
     kill,
     new_id,
@@ -12,6 +13,7 @@ from tests.support.runners import (
     tiny_launch,
 )
 from tests.support.waiting import until
+from tramontane.domain.jobs.attempt import JobLaunch
 from tramontane.domain.launch import LaunchSpec
 from tramontane.domain.observation import Observation, Reachable, RunState
 from tramontane.domain.resources import Resources
@@ -43,6 +45,22 @@ class ProcessCluster:
     def tiny(self, *words: str) -> LaunchSpec:
         """Return the launch of a tiny engine that leaves a mark when it starts."""
         return tiny_launch("--mark", "mark", *words)  # in the run directory
+
+    def job(self, how: How) -> JobLaunch:
+        """Return an attempt that leaves a mark in its checkpoint folder when it starts."""
+        mark = "echo started $TRAMONTANE_ATTEMPT >> $TRAMONTANE_CHECKPOINT_DIR/starts"
+        does = {
+            "runs": "echo one; sleep 60",
+            "succeeds": "echo done",
+            "fails": "echo out of luck; exit 3",
+            "outlasts": "echo slow; sleep 60",
+        }
+        limit_s = 1 if how == "outlasts" else 60
+        return job_launch("sh", "-c", f"{mark}; {does[how]}", time_limit_s=limit_s)
+
+    def attempt_starts(self, attempt_id: str) -> int:
+        marks = (self.home / "jobs").glob("*/checkpoint/starts")
+        return sum(path.read_text().count(attempt_id) for path in marks)
 
     def starts(self, replica_id: str) -> int:
         mark = self.run_dir(replica_id) / "mark"
@@ -86,6 +104,7 @@ def open_cluster(tmp_path: Path) -> Iterator[ProcessCluster]:
     finally:
         replicas = tmp_path / "home" / "replicas"
         ids = cluster.ids | {path.name for path in replicas.glob("rep_*")}
+        ids |= {path.name for path in replicas.with_name("attempts").glob("att_*")}
         for replica_id in ids:
             for pid in processes_of(replica_id):
                 kill(pid)

@@ -52,8 +52,9 @@ def get(address: str, path: str, timeout_s: float = 10) -> str:
 
 
 def processes_of(replica_id: str) -> list[int]:
-    """Return the living processes whose environment names the replica."""
-    mark = f"TRAMONTANE_REPLICA={replica_id}".encode()
+    """Return the living processes whose environment names the replica, or the attempt."""
+    kind = "ATTEMPT" if replica_id.startswith("att_") else "REPLICA"
+    mark = f"TRAMONTANE_{kind}={replica_id}".encode()
     found: list[int] = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():

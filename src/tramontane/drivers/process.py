@@ -217,6 +217,7 @@ class ProcessDriver:
             if reason is None:
                 self._drained.unlink(missing_ok=True)
             else:
+                self._drained.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 write_private(self._drained, json.dumps({"reason": reason}))
         except OSError as error:
             msg = f"cannot write {self._drained}: {error.strerror}"
