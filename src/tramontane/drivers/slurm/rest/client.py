@@ -10,6 +10,7 @@ import select
 import socket
 import ssl
 import threading
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -63,6 +64,7 @@ class RestClient:
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._idle: list[http.client.HTTPConnection] = []
+        weakref.finalize(self, _close_all, self._idle)
 
     def call(
         self,
@@ -94,13 +96,6 @@ class RestClient:
             self._tokens.discard(user)
             raise TokenRefusedError(f"{self._url} refuses our token (HTTP {status})")
         return Reply(status, self._parsed(status, raw))
-
-    def close(self) -> None:
-        """Close what is kept open."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
 
     def _exchange(
         self, method: str, target: str, content: str | None, headers: Mapping[str, str]
@@ -191,6 +186,11 @@ class RestClient:
             msg = f"{self._url} answered HTTP {status} with something that is no object"
             raise DriverUnavailableError(msg)
         return cast("Mapping[str, Any]", document)
+
+
+def _close_all(connections: list[http.client.HTTPConnection]) -> None:
+    for connection in connections:
+        connection.close()
 
 
 def _words(error: Exception) -> str:
