@@ -63,7 +63,9 @@ def test_official_clients_are_answered_and_metered(system: System, client: str) 
 
 def test_logs_of_a_replica_are_read_from_its_node(system: System) -> None:
     lines = system.cloud("GET", f"/deployments/{DEMO}/logs")
-    assert "llama" in json.dumps(lines).lower()
+    assert len(lines["data"]) == 2
+    for replica in lines["data"]:
+        assert " at http://127.0.0.1:" in "\n".join(replica["lines"])
 
 
 def test_it_is_scaled_and_rolled_without_a_failed_request(
