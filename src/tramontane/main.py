@@ -32,6 +32,8 @@ COMMANDS: Final = {
     "organizations": "Tenants: billing, residency, keys.",
     "projects": "Quota and isolation inside an organization.",
     "api-keys": "Credentials of projects.",
+    "quotas": "How many accelerators organizations and projects may use.",
+    "reservations": "Racks that are kept for one organization.",
     "limits": "What organizations, projects and keys may use.",
     "budgets": "How much of the limits in euros is spent.",
     "prices": "What models cost.",

@@ -28,6 +28,7 @@ from tramontane.api.routes import (
     whoami,
 )
 from tramontane.api.routes.inference import responses
+from tramontane.api.routes.quotas import quotas
 from tramontane.api.routes.reports import runners
 from tramontane.runtime.clock import IdSource
 from tramontane.services.all import Services
@@ -48,6 +49,9 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     limits.limits,
     limits.budgets,
     limits.prices,
+    limits.class_prices,
+    quotas.quotas,
+    quotas.reservations,
     events.router,
     plan.router,
     responses.router,
@@ -72,6 +76,9 @@ _TAGS: Final[tuple[tuple[str, str], ...]] = (
     ("limits", "What organizations, projects and keys may use."),
     ("budgets", "How much of the limits in euros is spent."),
     ("prices", "What models cost."),
+    ("class-prices", "What an accelerator costs for an hour, by priority class."),
+    ("quotas", "How many accelerators organizations and projects may use."),
+    ("reservations", "Racks that are kept for one organization."),
     ("events", "What happened to an object."),
     ("plan", "What the reconciler would do next. For operators."),
 )

@@ -166,6 +166,7 @@ class _ControlPlane:
             wake=self._wake,
             wake_autoscale=self._autoscale_loop.wake,
             wake_jobs=self._job_loop.wake,
+            wake_accounts=self._wake_accounts,
         )
         self._bootstrap = Bootstrap(
             db=db,
@@ -241,10 +242,12 @@ class _ControlPlane:
         return (self._account_loop,)
 
     def _wake(self) -> None:
-        if self._account_loop is not None:
-            self._account_loop.wake()
         self._wake_converging()
         self._autoscale_loop.wake()
+
+    def _wake_accounts(self) -> None:
+        if self._account_loop is not None:
+            self._account_loop.wake()
 
     def _wake_converging(self) -> None:
         self._replica_loop.wake()

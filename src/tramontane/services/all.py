@@ -20,9 +20,13 @@ from tramontane.services.jobs.use_cases import Jobs
 from tramontane.services.models import Models
 from tramontane.services.organizations import Organizations
 from tramontane.services.projects import Projects
+from tramontane.services.quotas.reservations import Reservations
+from tramontane.services.quotas.use_cases import Quotas
 from tramontane.services.replicas import DeploymentLogs, LogSource, Replicas
 from tramontane.services.reports.runners import RunnerReports
 from tramontane.services.responses import Responses
+from tramontane.services.spending.attempts import AttemptBills
+from tramontane.services.spending.class_prices import ClassPrices
 from tramontane.services.spending.limits import Limits
 from tramontane.services.spending.prices import Prices
 from tramontane.services.spending.slices import Slices
@@ -52,6 +56,10 @@ class Services:
     usage: Usage
     limits: Limits
     prices: Prices
+    class_prices: ClassPrices
+    attempt_bills: AttemptBills
+    quotas: Quotas
+    reservations: Reservations
     slices: Slices
     responses: Responses
     events: Events
@@ -75,13 +83,14 @@ def make_services(
     wake: Callable[[], None],
     wake_autoscale: Callable[[], None] = lambda: None,
     wake_jobs: Callable[[], None] = lambda: None,
+    wake_accounts: Callable[[], None] = lambda: None,
 ) -> Services:
     """Return the services over ``db``. Waking must be quick: it is done by request threads."""
     writer = SpecWriter(clock, recipes)
     return Services(
         authentication=Authentication(db, clock, hmac_key),
-        organizations=Organizations(db, clock, ids, wake),
-        projects=Projects(db, clock, ids, wake),
+        organizations=Organizations(db, clock, ids, wake, wake_accounts),
+        projects=Projects(db, clock, ids, wake, wake_accounts),
         api_keys=ApiKeys(db, clock, ids, hmac_key, wake),
         models=Models(db, clock, ids, models_root),
         deployments=Deployments(db, clock, ids, writer, wake),
@@ -90,10 +99,14 @@ def make_services(
         logs=DeploymentLogs(db, logs),
         jobs=Jobs(db, clock, ids, wake_jobs),
         job_logs=JobLogs(db, attempt_logs),
-        fleet=Fleet(db),
+        fleet=Fleet(db, clock, wake),
         usage=Usage(db, clock),
         limits=Limits(db, clock, ids, wake),
         prices=Prices(db, clock, wake),
+        class_prices=ClassPrices(db, clock),
+        attempt_bills=AttemptBills(db, clock),
+        quotas=Quotas(db, clock, ids, wake_accounts),
+        reservations=Reservations(db, clock, ids, wake_accounts),
         slices=Slices(db, clock),
         responses=Responses(db, clock),
         events=Events(db),

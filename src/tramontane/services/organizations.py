@@ -13,13 +13,24 @@ from tramontane.store.db import Database, Transaction
 
 
 class Organizations:
-    """Use cases of organizations. ``wake`` is called when gateways have to hear of a change."""
+    """Use cases of organizations.
 
-    def __init__(self, db: Database, clock: Clock, ids: IdSource, wake: Callable[[], None]) -> None:
+    ``wake`` is called when gateways have to hear of a change, ``wake_accounts`` for clusters.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        clock: Clock,
+        ids: IdSource,
+        wake: Callable[[], None],
+        wake_accounts: Callable[[], None] = lambda: None,
+    ) -> None:
         self._db = db
         self._clock = clock
         self._ids = ids
         self._wake = wake
+        self._wake_accounts = wake_accounts
 
     def create(self, principal: Principal, name: str) -> Organization:
         """Make an organization; raises `NameTakenError` if another has the name."""
@@ -31,7 +42,9 @@ class Organizations:
             events.append(tx, _event(organization, principal, "created", now_ms))
             return organization
 
-        return self._db.write(write)
+        made = self._db.write(write)
+        self._wake_accounts()
+        return made
 
     def get(self, principal: Principal, ref: str) -> Organization:
         """Return the organization with the id or name ``ref``."""

@@ -25,13 +25,24 @@ class ProjectChange:
 
 
 class Projects:
-    """Use cases of projects. ``wake`` is called when gateways have to hear of a change."""
+    """Use cases of projects.
 
-    def __init__(self, db: Database, clock: Clock, ids: IdSource, wake: Callable[[], None]) -> None:
+    ``wake`` is called when gateways have to hear of a change, ``wake_accounts`` for clusters.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        clock: Clock,
+        ids: IdSource,
+        wake: Callable[[], None],
+        wake_accounts: Callable[[], None] = lambda: None,
+    ) -> None:
         self._db = db
         self._clock = clock
         self._ids = ids
         self._wake = wake
+        self._wake_accounts = wake_accounts
 
     def create(self, principal: Principal, name: str, organization: str | None) -> Project:
         """Make a project in ``organization`` (id or name; None: the principal's own)."""
@@ -45,7 +56,9 @@ class Projects:
             events.append(tx, _event(project, principal, "created", now_ms))
             return project
 
-        return self._db.write(write)
+        made = self._db.write(write)
+        self._wake_accounts()
+        return made
 
     def get(self, principal: Principal, ref: str) -> Project:
         """Return the project with the id or name ``ref``."""
@@ -124,6 +137,7 @@ class Projects:
 
         project = self._db.write(write)
         self._wake()
+        self._wake_accounts()
         return project
 
 

@@ -27,6 +27,7 @@ ABSOLUTE_PATH: Final = r"^/[^\x00-\x1f\x7f]*$"
 CALLED_MODEL: Final = r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$"
 ALLOWED_MODEL: Final = r"^(\*|[A-Za-z0-9][A-Za-z0-9._:/-]{0,127})$"
 PRINTABLE: Final = r"^[ -~]+$"
+RACK: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 OPTION_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
 PATTERN_WORDS: Final = {
@@ -40,6 +41,7 @@ PATTERN_WORDS: Final = {
     CALLED_MODEL: "the name that requests ask for, such as my-chat-1",
     ALLOWED_MODEL: "the name that requests ask for, such as my-chat-1, or * for all",
     PRINTABLE: "printable ASCII characters",
+    RACK: "1 to 64 letters, digits, dots, underscores and hyphens, such as rack1",
     OPTION_NAME: "1 to 64 letters, digits, dots, underscores and hyphens",
 }
 
@@ -64,9 +66,11 @@ Ref = Annotated[str, Field(min_length=1, max_length=128, pattern=REF)]
 CalledModel = Annotated[str, Field(min_length=1, max_length=128, pattern=CALLED_MODEL)]
 AllowedModel = Annotated[str, Field(min_length=1, max_length=128, pattern=ALLOWED_MODEL)]
 AllowedModels = Annotated[list[AllowedModel], Field(max_length=ALLOWED_MODELS_MAX)]
+Rack = Annotated[str, Field(min_length=1, max_length=64, pattern=RACK)]
 Digest = Annotated[str, Field(min_length=71, max_length=71, pattern=DIGEST)]
 AbsolutePath = Annotated[str, Field(min_length=1, max_length=4_096, pattern=ABSOLUTE_PATH)]
 Licence = Annotated[str, Field(min_length=1, max_length=128, pattern=PRINTABLE)]
+Reason = Annotated[str, Field(min_length=1, max_length=200, pattern=PRINTABLE)]
 OptionName = Annotated[str, Field(min_length=1, max_length=64, pattern=OPTION_NAME)]
 OptionValue = Annotated[str, Field(min_length=1, max_length=512, pattern=PRINTABLE)]
 TimeMs = Annotated[int, Field(ge=0, le=TIME_MS_MAX)]

@@ -1,4 +1,4 @@
-"""/cloud/v1/limits, /cloud/v1/budgets and /cloud/v1/prices"""
+"""/cloud/v1/limits, /cloud/v1/budgets, /cloud/v1/prices and /cloud/v1/class-prices"""
 
 from typing import Annotated
 
@@ -8,9 +8,11 @@ from tramontane.api import spending_views as show
 from tramontane.api import views
 from tramontane.api.access import requires
 from tramontane.api.routes.declared import RefInPath, Using, guarded_router
+from tramontane.domain.launch import PriorityClass
 from tramontane.domain.spending.pricing import Prices
 from tramontane.domain.tenancy import Permission, Principal
 from tramontane.services.spending.limits import Bounds, Subject
+from tramontane.wire import cloud_quotas as quotas_wire
 from tramontane.wire import cloud_replies as replies
 from tramontane.wire import cloud_requests as requests
 from tramontane.wire import cloud_spending as wire
@@ -18,6 +20,7 @@ from tramontane.wire import cloud_spending as wire
 limits = guarded_router("limits")
 budgets = guarded_router("budgets")
 prices = guarded_router("prices")
+class_prices = guarded_router("class-prices")
 Reader = Annotated[Principal, requires(Permission.LIMITS_READ)]
 Writer = Annotated[Principal, requires(Permission.LIMITS_WRITE)]
 PriceReader = Annotated[Principal, requires(Permission.PRICES_READ)]
@@ -106,6 +109,25 @@ def set_prices(
 def remove_prices(principal: PriceWriter, services: Using, model: RefInPath) -> wire.ModelPrices:
     """Make a model free."""
     return show.prices(services.prices.remove(principal, model))
+
+
+@class_prices.get("", operation_id="class_prices_list")
+def list_class_prices(_: PriceReader, services: Using) -> quotas_wire.ClassPrices:
+    """List what an accelerator costs for an hour in each class, the free ones too."""
+    found = services.class_prices.list()
+    return quotas_wire.ClassPrices(data=[show.class_price(each) for each in found])
+
+
+@class_prices.put("/{priority_class}", operation_id="class_prices_set")
+def set_class_price(
+    principal: PriceWriter,
+    services: Using,
+    priority_class: PriorityClass,
+    body: quotas_wire.SetClassPrice,
+) -> quotas_wire.ClassPrice:
+    """Set what a class costs; holds for attempts that are accounted later."""
+    found = services.class_prices.set(principal, priority_class, body.device_hour_micro)
+    return show.class_price(found)
 
 
 def _subject(sent: wire.SetLimit | wire.LimitPageQuery) -> Subject:

@@ -1,5 +1,6 @@
-"""``tramontane prices``: what models cost."""
+"""``tramontane prices``: what models and priority classes cost."""
 
+from enum import StrEnum
 from typing import Annotated, Any, Final
 
 import typer
@@ -19,9 +20,24 @@ COLUMNS: Final = (
     Column("SINCE", "changed_at_ms", moment),
 )
 
+CLASS_COLUMNS: Final = (
+    Column("CLASS", "priority_class"),
+    Column("DEVICE-HOUR", "device_hour_micro", from_micro),
+    Column("SINCE", "changed_at_ms", moment),
+)
+
+
+class PriorityClass(StrEnum):
+    """Who gives way to whom."""
+
+    RESERVED = "reserved"
+    STANDARD = "standard"
+    SPOT = "spot"
+
+
 Reference = Annotated[str, typer.Argument(metavar="MODEL", help="Its name or id.")]
 
-app = noun("Prices: what models cost, in euros per million tokens and per request.")
+app = noun("Prices: what models and priority classes cost, in euros.")
 
 
 @verb(app, "list")
@@ -73,6 +89,34 @@ def remove(session: Session, model: Reference, yes: Yes = False) -> None:
     """Make a model free; for operators."""
     confirm(f"Make {model} free?", yes=yes)
     _print_prices(session.client.delete(f"/prices/{segment(model)}"), session)
+
+
+@verb(app, "classes")
+def classes(session: Session) -> None:
+    """List what an accelerator costs for an hour in each priority class."""
+    _print_classes(session.client.get("/class-prices"), session)
+
+
+@verb(app, "set-class")
+def set_class(
+    session: Session,
+    priority_class: Annotated[PriorityClass, typer.Argument(metavar="CLASS")],
+    *,
+    device_hour: Annotated[
+        str, typer.Option("--device-hour", metavar="EUROS", help="For one accelerator and hour.")
+    ],
+) -> None:
+    """Set what a priority class costs; holds for attempts that are accounted later; operators."""
+    body: dict[str, object] = {"device_hour_micro": micro_euros("--device-hour", device_hour)}
+    found = session.client.put(f"/class-prices/{priority_class}", body)
+    if session.as_json:
+        print_json(found)
+        return
+    _print_classes({"data": [found]}, session)
+
+
+def _print_classes(listing: dict[str, Any], session: Session) -> None:
+    print_list(listing, CLASS_COLUMNS, empty="no prices", as_json=session.as_json)
 
 
 def _print_prices(prices: dict[str, Any], session: Session) -> None:

@@ -1,4 +1,4 @@
-"""``tramontane usage``: what requests used."""
+"""``tramontane usage``: what requests and attempts at jobs used."""
 
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -35,6 +35,32 @@ EVENTS: Final = (
     Column("MS", "duration_ms"),
     Column("EUROS", "cost_nano", from_nano),
 )
+ATTEMPTS: Final = (
+    Column("STARTED", "started_at_ms", moment),
+    Column("JOB", "job"),
+    Column("INDEX", "array_index"),
+    Column("ATTEMPT", "number"),
+    Column("STATUS", "status"),
+    Column("CLASS", "priority_class"),
+    Column("DEVICES", "devices"),
+    Column("SECONDS", "seconds"),
+    Column("DEVICE-SECONDS", "device_seconds"),
+    Column("EUROS", "cost_nano", from_nano),
+)
+ATTEMPT_TOTALS: Final = (
+    Column("PROJECT", "project_id"),
+    Column("CLASS", "priority_class"),
+    Column("ATTEMPTS", "attempts"),
+    Column("DEVICE-SECONDS", "device_seconds"),
+    Column("EUROS", "cost_nano", from_nano),
+)
+Since = Annotated[
+    str | None,
+    typer.Option("--from", metavar="TIME", help="Such as 2026-11-22 or 2026-11-22T08:00Z."),
+]
+Until = Annotated[
+    str | None, typer.Option("--to", metavar="TIME", help="Up to, but without, this time.")
+]
 
 
 class Group(StrEnum):
@@ -47,20 +73,15 @@ class Group(StrEnum):
     NONE = "none"
 
 
-app = noun("Usage: what requests used, one event each, and sums over them.")
+app = noun("Usage: what requests and attempts at jobs used, one line each, and sums.")
 
 
 @verb(app, "totals")
 def totals(
     session: Session,
     *,
-    since: Annotated[
-        str | None,
-        typer.Option("--from", metavar="TIME", help="Such as 2026-11-22 or 2026-11-22T08:00Z."),
-    ] = None,
-    until: Annotated[
-        str | None, typer.Option("--to", metavar="TIME", help="Up to, but without, this time.")
-    ] = None,
+    since: Since = None,
+    until: Until = None,
     group_by: Annotated[
         Group, typer.Option("--group-by", help="What each line stands for.")
     ] = Group.MODEL,
@@ -99,6 +120,44 @@ def events(
     listing = session.client.list_all("/usage/events", query, limit=limit)
     empty = "no usage events yet; `tramontane chat DEPLOYMENT` makes one"
     print_list(listing, EVENTS, empty=empty, as_json=session.as_json)
+
+
+@verb(app, "attempts")
+def attempts(
+    session: Session,
+    *,
+    since: Since = None,
+    until: Until = None,
+    job: Annotated[
+        str | None, typer.Option("--job", metavar="JOB", help="Only those at this job.")
+    ] = None,
+    after: Annotated[
+        str | None, typer.Option("--after", metavar="ID", help="Those that follow this attempt.")
+    ] = None,
+    project: InProject = None,
+    limit: Limit = LIMIT,
+) -> None:
+    """List attempts at jobs with devices, seconds, class and cost, and sums over all of them."""
+    query = {
+        "from_ms": _milliseconds("--from", since),
+        "to_ms": _milliseconds("--to", until),
+        "job": job,
+        "after": after,
+        "project": project,
+    }
+    listing = session.client.list_all("/usage/attempts", query, limit=limit)
+    sums = session.client.get("/usage/attempts", {**query, "after": None, "limit": 1})
+    kept = {name: sums.get(name) for name in ("totals", "open_attempts")}
+    if session.as_json:
+        print_json({**listing, **kept})
+        return
+    empty = "no attempts yet; `tramontane jobs submit FILE` makes one"
+    print_list(listing, ATTEMPTS, empty=empty, as_json=False)
+    if kept["totals"]:
+        print()
+        print_list(listed(kept["totals"]), ATTEMPT_TOTALS, empty="", as_json=False)
+    if kept["open_attempts"]:
+        print(f"{kept['open_attempts']} of them are not accounted yet, and in no sum")
 
 
 def _keys_without_value(sums: dict[str, Any]) -> set[str]:

@@ -15,6 +15,7 @@ from tramontane.runtime.clock import Clock, IdSource
 from tramontane.services.deployments import adapters, specs, wishes
 from tramontane.services.deployments.specs import SpecWriter
 from tramontane.services.deployments.wishes import CanaryWish, DescribedDeployment
+from tramontane.services.quotas.bounds import check_deployment
 from tramontane.store import deployments, events
 from tramontane.store.db import Database, Transaction
 
@@ -107,6 +108,7 @@ class Canaries:
         single = replace(seen.spec, replicas=1, autoscale=None, adapters=())
         spec = specs.changed(tx, single, wish.change, wish.model)
         self._writer.check(tx, spec, specs.version_of(tx, spec))
+        check_deployment(tx, seen.project_id, spec)
         now_ms = self._clock.now_ms()
         canary = Deployment(
             id=canary_id,

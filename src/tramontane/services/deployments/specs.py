@@ -24,6 +24,7 @@ from tramontane.engines.recipe import EngineRecipe
 from tramontane.runtime.clock import Clock
 from tramontane.services.deployments import adapters
 from tramontane.services.models import find_version
+from tramontane.services.quotas.bounds import check_deployment
 from tramontane.services.scope import deployment_named
 from tramontane.store import catalog, deployments, events, fleet
 from tramontane.store.db import Transaction
@@ -59,6 +60,7 @@ class SpecWriter:
     ) -> Deployment:
         """Write another spec; the generation grows when replicas of another kind are needed."""
         now_ms = self._clock.now_ms()
+        check_deployment(tx, seen.project_id, spec, seen)
         new = replace(seen, spec=spec)
         if spec.autoscale != seen.spec.autoscale:
             new = replace(new, scale=scale_of(spec, now_ms))

@@ -21,6 +21,7 @@ from tramontane.services.deployments.wishes import (
     NewDeployment,
 )
 from tramontane.services.models import find_version
+from tramontane.services.quotas.bounds import check_deployment
 from tramontane.services.scope import Page, deployment_named, list_scope, live_project_named
 from tramontane.store import deployments, events
 from tramontane.store.db import Database, Transaction
@@ -59,6 +60,7 @@ class Deployments:
                 cluster=specs.cluster_named(tx, wish.cluster),
             )
             self._writer.check(tx, spec, version)
+            check_deployment(tx, project.id, spec)
             deployment = Deployment(
                 id=deployment_id,
                 project_id=project.id,

@@ -1,0 +1,1 @@
+"""Routes of quotas and of racks that are kept for one organization."""

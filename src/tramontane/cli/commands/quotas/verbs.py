@@ -1,0 +1,82 @@
+"""``tramontane quotas``: how many devices organizations and projects may use."""
+
+from typing import Annotated, Any, Final
+
+import typer
+
+from tramontane.cli.output import Column, listed, print_item, print_json, print_list
+from tramontane.cli.session import Session
+from tramontane.cli.verbs import LIMIT, Limit, Yes, confirm, noun, verb
+from tramontane.wire.client import segment
+
+COLUMNS: Final = (
+    Column("ID", "id"),
+    Column("OF", "scope"),
+    Column("WHOM", "subject_id"),
+    Column("DEVICES", "devices_max"),
+    Column("SHARE", "share"),
+)
+
+OfOrganization = Annotated[
+    str | None, typer.Option("--organization", metavar="ORGANIZATION", help="Its name or id.")
+]
+OfProject = Annotated[
+    str | None, typer.Option("--project", metavar="PROJECT", help="Its name or id.")
+]
+QuotaId = Annotated[str, typer.Argument(metavar="QUOTA_ID", help="quo_… from the list.")]
+
+app = noun("Quotas: how many accelerators an organization or a project may use at once.")
+
+
+@verb(app, "list")
+def list_(
+    session: Session,
+    organization: OfOrganization = None,
+    project: OfProject = None,
+    limit: Limit = LIMIT,
+) -> None:
+    """List the quotas that the key may see, or that of one subject."""
+    query = {"organization": organization, "project": project}
+    listing = session.client.list_all("/quotas", query, limit=limit)
+    empty = "no quotas; set one with `tramontane quotas set --organization NAME --devices N`"
+    print_list(listing, COLUMNS, empty=empty, as_json=session.as_json)
+
+
+@verb(app, "set")
+def set_(
+    session: Session,
+    *,
+    organization: OfOrganization = None,
+    project: OfProject = None,
+    devices: Annotated[
+        int | None,
+        typer.Option("--devices", metavar="N", min=0, help="In use at once; else: any number."),
+    ] = None,
+    share: Annotated[
+        int,
+        typer.Option("--share", metavar="N", min=1, help="Part of a full cluster, beside others."),
+    ] = 1,
+) -> None:
+    """Set what an organization or a project may hold; replaces its quota; operators."""
+    given = {
+        "organization": organization,
+        "project": project,
+        "devices_max": devices,
+        "share": share,
+    }
+    body = {field: value for field, value in given.items() if value is not None}
+    _print_quota(session.client.put("/quotas", body), session)
+
+
+@verb(app, "delete")
+def delete(session: Session, quota_id: QuotaId, yes: Yes = False) -> None:
+    """Take a quota away; for operators."""
+    confirm(f"Delete {quota_id}? Its subject may use any number of devices then.", yes=yes)
+    print_item(session.client.delete(f"/quotas/{segment(quota_id)}"), as_json=session.as_json)
+
+
+def _print_quota(quota: dict[str, Any], session: Session) -> None:
+    if session.as_json:
+        print_json(quota)
+        return
+    print_list(listed([quota]), COLUMNS, empty="no quota", as_json=False)
