@@ -19,9 +19,12 @@ from tramontane.api.access import (
     requires,
 )
 from tramontane.api.app import ROUTERS, create_app, permissions_of
+from tramontane.domain.quotas.quota import RackReservation
 from tramontane.domain.tenancy import ROLE_PERMISSIONS, Permission, Principal, Role, make_key
 from tramontane.services.api_keys import NewApiKey
+from tramontane.services.quotas.use_cases import QuotaSubject
 from tramontane.services.spending.limits import Bounds, Subject
+from tramontane.store.quotas import reservations
 from tramontane.store.responses import stored
 
 # What a route needs besides its access to do its work. A new route that is not listed here fails.
@@ -44,6 +47,9 @@ BODIES: dict[str, Any] = {
     "PATCH /cloud/v1/api-keys/{api_key}": {"allowed_models": []},
     "PUT /cloud/v1/limits": {"project": "default", "requests_per_minute_max": 1},
     "PUT /cloud/v1/prices/{model}": {"prompt_micro": 1},
+    "PUT /cloud/v1/class-prices/{priority_class}": {"device_hour_micro": 1},
+    "PUT /cloud/v1/quotas": {"project": "default", "devices_max": 1},
+    "POST /cloud/v1/reservations": {"organization": "a", "cluster": "b", "rack": "c"},
     "POST /internal/v1/slices": {"gateway": "g", "holder": "h", "sequence": 1},
     "POST /internal/v1/demand": {"gateway": "g", "holder": "h", "deployments": []},
     "POST /internal/v1/usage-events": {"events": []},
@@ -99,6 +105,7 @@ EXPECTED = {
     "GET /cloud/v1/nodes": Permission.CLUSTERS_READ,
     "GET /cloud/v1/usage": Permission.USAGE_READ,
     "GET /cloud/v1/usage/events": Permission.USAGE_READ,
+    "GET /cloud/v1/usage/attempts": Permission.USAGE_READ,
     "GET /cloud/v1/limits": Permission.LIMITS_READ,
     "PUT /cloud/v1/limits": Permission.LIMITS_WRITE,
     "GET /cloud/v1/limits/{limit}": Permission.LIMITS_READ,
@@ -108,6 +115,16 @@ EXPECTED = {
     "GET /cloud/v1/prices/{model}": Permission.PRICES_READ,
     "PUT /cloud/v1/prices/{model}": Permission.PRICES_WRITE,
     "DELETE /cloud/v1/prices/{model}": Permission.PRICES_WRITE,
+    "GET /cloud/v1/class-prices": Permission.PRICES_READ,
+    "PUT /cloud/v1/class-prices/{priority_class}": Permission.PRICES_WRITE,
+    "GET /cloud/v1/quotas": Permission.QUOTAS_READ,
+    "PUT /cloud/v1/quotas": Permission.QUOTAS_WRITE,
+    "GET /cloud/v1/quotas/{quota}": Permission.QUOTAS_READ,
+    "DELETE /cloud/v1/quotas/{quota}": Permission.QUOTAS_WRITE,
+    "GET /cloud/v1/reservations": Permission.QUOTAS_READ,
+    "POST /cloud/v1/reservations": Permission.QUOTAS_WRITE,
+    "GET /cloud/v1/reservations/{reservation}": Permission.QUOTAS_READ,
+    "DELETE /cloud/v1/reservations/{reservation}": Permission.QUOTAS_WRITE,
     "GET /cloud/v1/events": Permission.EVENTS_READ,
     "GET /cloud/v1/plan": Permission.PLAN_READ,
     "GET /v1/responses/{response}": Permission.INFERENCE,
@@ -144,6 +161,9 @@ def call(cloud: Cloud, route: str, key: str, headers: Any = None, **refs: str) -
         "deployment",
         "replica",
         "limit",
+        "priority_class",
+        "quota",
+        "reservation",
         "response",
         "id",
     )
@@ -228,6 +248,7 @@ def test_what_only_operators_may_do() -> None:
         Permission.MODELS_WRITE,
         Permission.LIMITS_WRITE,
         Permission.PRICES_WRITE,
+        Permission.QUOTAS_WRITE,
         Permission.CLUSTERS_READ,
         Permission.PLAN_READ,
     }
@@ -247,11 +268,16 @@ def stranger(shared_cloud: Cloud) -> tuple[str, dict[str, str]]:
     cloud.add_usage(cloud.usage_event(deployment_id=demo.id))
     subject = Subject(project=cloud.project.id)
     limit = cloud.services.limits.set(cloud.operator, subject, None, Bounds(budget_micro=5))
+    bound = cloud.services.quotas.set(cloud.operator, QuotaSubject(project="default"), 9, 1)
+    kept = RackReservation("rsv_a", cloud.organization.id, "alps", "rack1")
+    cloud.db.write(lambda tx: reservations.insert(tx, kept, cloud.clock.now_ms()))
     response = stored_response(project_id=cloud.project.id, organization_id=cloud.organization.id)
     cloud.db.write(lambda tx: stored.insert(tx, response))
     return key, {
         "response": response.id,
         "limit": limit.id,
+        "quota": bound.id,
+        "reservation": kept.id,
         "organization": cloud.organization.id,
         "project": cloud.project.id,
         "api_key": cloud.member.key_id,
@@ -282,7 +308,7 @@ def test_objects_of_others_do_not_exist(
     "path",
     [
         "/organizations", "/projects", "/api-keys", "/deployments", "/replicas", "/usage",
-        "/usage/events", "/limits", "/budgets",
+        "/usage/events", "/limits", "/budgets", "/quotas", "/reservations",
     ],
 )  # fmt: skip
 def test_lists_hold_only_what_is_ones_own(
@@ -295,7 +321,7 @@ def test_lists_hold_only_what_is_ones_own(
     assert theirs.is_success
     for ref in refs.values():
         assert ref not in theirs.text
-    if path not in {"/organizations", "/projects"}:
+    if path not in {"/organizations", "/projects", "/reservations"}:
         for ref in (refs["project"], "default"):
             reply = shared_cloud.call("GET", f"/cloud/v1{path}?project={ref}", key=key)
             check_error(reply, 404, "not_found", "project")
