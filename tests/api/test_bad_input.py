@@ -54,6 +54,21 @@ RIGHT: dict[str, dict[str, Any]] = {
         "engine_options": {"mode": "chat"},
     },
     "POST /deployments/tramontane-demo/scale": {"replicas": 1},
+    "POST /jobs": {
+        "name": "fresh",
+        "nodes": 1,
+        "devices": 0,
+        "cpu_millicores": 100,
+        "memory_bytes": 1 << 30,
+        "priority_class": "spot",
+        "time_limit_s": 60,
+        "retries": 1,
+        "array": 2,
+        "topology": "any",
+        "hang_after_s": 5,
+        "cluster": "local",
+        "project": "default",
+    },
     "PUT /limits": {
         "project": "default",
         "model": "chat",
@@ -77,6 +92,7 @@ REQUIRED = {
     "POST /deployments": ["name", "model"],
     "PATCH /deployments/tramontane-demo": [],
     "POST /deployments/tramontane-demo/scale": ["replicas"],
+    "POST /jobs": ["name"],
     "PUT /limits": [],
     "PUT /prices/tramontane-demo": [],
 }
@@ -244,7 +260,7 @@ HOSTILE_REFS = [
     [
         "/organizations/{}", "/projects/{}", "/api-keys/{}", "/models/{}", "/deployments/{}",
         "/deployments/{}/logs", "/deployments/{}/events", "/replicas/{}", "/limits/{}",
-        "/prices/{}",
+        "/prices/{}", "/jobs/{}", "/jobs/{}/attempts", "/jobs/{}/logs",
     ],
 )  # fmt: skip
 def test_hostile_references(shared_cloud: Cloud, path: str) -> None:
@@ -261,6 +277,13 @@ QUERIES = {
     "/deployments/tramontane-demo/logs": ["lines=0", "lines=1001", "lines=-5", "lines=all"],
     "/deployments/tramontane-demo/events": ["after=-1", "after=9223372036854775808", "limit=0"],
     "/replicas": ["deployment=%00", "limit=0", "after=rep_aaaaaaaaaaaaaaaaaaaa"],
+    "/jobs": [
+        "after=job_aaaaaaaaaaaaaaaaaaaa",
+        "limit=0",
+        "status=done",
+        "order=up",
+        "project=%00",
+    ],
     "/clusters": ["after=clu_aaaaaaaaaaaaaaaaaaaa", "limit=0", "x=1"],
     "/nodes": ["after=nod_aaaaaaaaaaaaaaaaaaaa", "cluster=a%0ab"],
     "/usage": ["from_ms=-1", "to_ms=253402300800000", "group_by=user", "limit=1001", "from_ms=x"],

@@ -115,6 +115,7 @@ class Cloud:
             attempt_logs=self,
             plan=lambda: {"snapshot": {"nodes": []}, "plan": {"actions": []}},
             wake=self._wake,
+            wake_jobs=self._wake,
         )
 
     def tail(self, attempt: Attempt, lines_max: int) -> list[str] | None:
