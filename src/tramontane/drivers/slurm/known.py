@@ -13,11 +13,10 @@ from typing import Final
 from tramontane.drivers.slurm.dialects.records import SlurmJob
 from tramontane.drivers.slurm.jobs import DUPLICATE_STATUS, duplicates
 from tramontane.drivers.slurm.listing import Seen
-from tramontane.drivers.slurm.reasons import attempt_state
+from tramontane.drivers.slurm.reasons import LOST, attempt_state
 
 ENDED_MAX: Final = 50_000  # ids; a reconciler forgets them long before
 FORGOTTEN_MAX: Final = 50_000
-LOST: Final = "LostBySlurm"  # a state reason of ours
 
 
 @dataclass(frozen=True, slots=True)

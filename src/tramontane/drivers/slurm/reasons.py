@@ -67,6 +67,8 @@ _PENDING: Final = {
     "QOSMaxWallDurationPerJobLimit": "its time limit is longer than its class allows",
     "NodesConfiguring": "its nodes are being started",
 }
+LOST: Final = "LostBySlurm"  # a reason of ours: see `known.lost`
+_FOLDER_STATUS: Final = 73  # of the batch script and of the runner
 _QUOTA: Final = re.compile(r"(Assoc|QOS)(Grp|Max|Min)([A-Za-z]*)")
 _BY_STATE: Final = {
     "COMPLETED": AttemptState.SUCCEEDED,
@@ -125,8 +127,12 @@ def end_reason(job: SlurmJob) -> str:
         return "ended"
     if job.exit_status.signal:
         return f"was ended by signal {job.exit_status.signal}"
+    if job.exit_status.code == _FOLDER_STATUS:
+        return "could not make its run directory: look at its Unix user's folder below work_root"
     if job.exit_status.code:
         return f"ended with status {job.exit_status.code}"
+    if job.reason == LOST:
+        return "Slurm has no record of how it ended"
     reason = "" if job.reason in {"", "NonZeroExitCode"} else f": Slurm says {job.reason}"
     return f"failed{reason}"
 

@@ -6,7 +6,6 @@ tenant can be read as shell. Names of folders come from settings and ids, and ar
 
 import base64
 import shlex
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -73,7 +72,7 @@ def _payloads(batch: Batch) -> Sequence[str]:
         draft = f'"{name}.$SLURM_JOB_ID"'
         lines += [
             f"base64 -d >{draft} <<'{_END}' || exit 73",
-            *textwrap.wrap(base64.b64encode(content).decode(), 76),
+            *base64.encodebytes(content).decode().splitlines(),
             _END,
             f"mv -f -- {draft} {name} || exit 73",
         ]

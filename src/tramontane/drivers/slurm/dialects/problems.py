@@ -47,7 +47,9 @@ class SlurmRefusalError(ValueError):
 
 def problems_of(document: Mapping[str, Any]) -> tuple[SlurmProblem, ...]:
     """Return what the ``errors`` of a reply say, in any version's names."""
-    return tuple(_problem(entry) for entry in document.get("errors") or () if entry)
+    listed = document.get("errors")
+    entries = listed if isinstance(listed, list) else [listed]
+    return tuple(_problem(entry) for entry in entries if entry)
 
 
 def _problem(entry: object) -> SlurmProblem:

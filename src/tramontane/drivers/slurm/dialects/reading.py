@@ -1,12 +1,12 @@
 """Reads the records of any version: plain values of v0.0.38, structures of those after it.
 
 v0.0.38 says ``5``, ``null`` and ``"RUNNING"`` where later ones say ``{"set": true, "infinite":
-false, "number": 5}`` and ``["RUNNING"]``. Names of what is read here are the same in all. Raises
-ValueError for a record of another shape.
+false, "number": 5}`` and ``["RUNNING"]``. Names of what is read here are the same in all. A record
+of another shape raises one of `UNREADABLE`.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from tramontane.drivers.slurm.dialects import hostlist
 from tramontane.drivers.slurm.dialects.amounts import gpu_counts, tres_amounts
@@ -17,6 +17,7 @@ from tramontane.drivers.slurm.dialects.records import (
 )
 
 Record = Mapping[str, Any]
+UNREADABLE: Final = (ValueError, TypeError, AttributeError, KeyError)
 
 
 def records(document: Record, key: str) -> Iterable[Record]:

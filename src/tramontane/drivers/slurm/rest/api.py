@@ -179,5 +179,5 @@ def _accounted(records: Iterable[reading.Record]) -> list[SlurmJob]:
 def _read(reading_of: Callable[[], Read]) -> Read:
     try:
         return reading_of()
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except reading.UNREADABLE as error:
         raise DriverUnavailableError(f"slurmrestd answered something else: {error}") from error
