@@ -19,6 +19,7 @@ from tramontane.api.access import (
     requires,
 )
 from tramontane.api.app import ROUTERS, create_app, permissions_of
+from tramontane.domain.jobs.rules import NewJob
 from tramontane.domain.quotas.quota import RackReservation
 from tramontane.domain.tenancy import ROLE_PERMISSIONS, Permission, Principal, Role, make_key
 from tramontane.services.api_keys import NewApiKey
@@ -42,6 +43,8 @@ BODIES: dict[str, Any] = {
     },
     "PUT /cloud/v1/deployments/{deployment}/canary": {"percent": 10},
     "POST /cloud/v1/deployments/{deployment}/canary/promote": {},
+    "POST /cloud/v1/jobs": {"name": "new", "command": ["true"]},
+    "POST /cloud/v1/jobs/{job}/cancel": None,
     "PATCH /cloud/v1/organizations/{organization}": {"is_blocked": True},
     "PATCH /cloud/v1/projects/{project}": {"is_strict": True},
     "PATCH /cloud/v1/api-keys/{api_key}": {"allowed_models": []},
@@ -101,6 +104,12 @@ EXPECTED = {
     "GET /cloud/v1/deployments/{deployment}/events": Permission.DEPLOYMENTS_READ,
     "GET /cloud/v1/replicas": Permission.REPLICAS_READ,
     "GET /cloud/v1/replicas/{replica}": Permission.REPLICAS_READ,
+    "GET /cloud/v1/jobs": Permission.JOBS_READ,
+    "POST /cloud/v1/jobs": Permission.JOBS_WRITE,
+    "GET /cloud/v1/jobs/{job}": Permission.JOBS_READ,
+    "POST /cloud/v1/jobs/{job}/cancel": Permission.JOBS_WRITE,
+    "GET /cloud/v1/jobs/{job}/attempts": Permission.JOBS_READ,
+    "GET /cloud/v1/jobs/{job}/logs": Permission.JOBS_READ,
     "GET /cloud/v1/clusters": Permission.CLUSTERS_READ,
     "GET /cloud/v1/nodes": Permission.CLUSTERS_READ,
     "GET /cloud/v1/usage": Permission.USAGE_READ,
@@ -160,6 +169,7 @@ def call(cloud: Cloud, route: str, key: str, headers: Any = None, **refs: str) -
         "model",
         "deployment",
         "replica",
+        "job",
         "limit",
         "priority_class",
         "quota",
@@ -266,6 +276,7 @@ def stranger(shared_cloud: Cloud) -> tuple[str, dict[str, str]]:
     demo = cloud.services.deployments.get(cloud.member, "tramontane-demo", None).deployment
     replica = cloud.add_replica(demo.id, demo.project_id, cloud.add_node())
     cloud.add_usage(cloud.usage_event(deployment_id=demo.id))
+    job = cloud.services.jobs.create(cloud.member, NewJob("train", command=("true",)))
     subject = Subject(project=cloud.project.id)
     limit = cloud.services.limits.set(cloud.operator, subject, None, Bounds(budget_micro=5))
     bound = cloud.services.quotas.set(cloud.operator, QuotaSubject(project="default"), 9, 1)
@@ -283,6 +294,7 @@ def stranger(shared_cloud: Cloud) -> tuple[str, dict[str, str]]:
         "api_key": cloud.member.key_id,
         "deployment": demo.id,
         "replica": replica.id,
+        "job": job.id,
     }
 
 
@@ -308,7 +320,7 @@ def test_objects_of_others_do_not_exist(
     "path",
     [
         "/organizations", "/projects", "/api-keys", "/deployments", "/replicas", "/usage",
-        "/usage/events", "/limits", "/budgets", "/quotas", "/reservations",
+        "/jobs", "/usage/events", "/limits", "/budgets", "/quotas", "/reservations",
     ],
 )  # fmt: skip
 def test_lists_hold_only_what_is_ones_own(
