@@ -90,6 +90,7 @@ class Run:
         text = launch if isinstance(launch, str) else json.dumps(_plain(launch))
         (self.dir / "launch.json").write_text(text)
         self.children: list[subprocess.Popen[bytes]] = []
+        self.environment = {"PATH": os.environ["PATH"], "TRAMONTANE_REPLICA": self.replica_id}
 
     def start(self, *words: str, **options: Any) -> subprocess.Popen[bytes]:
         """Start a runner; ``words`` are further words of its command line."""
@@ -97,7 +98,7 @@ class Run:
         with (self.dir / "runner.log").open("ab") as log:
             child = subprocess.Popen(
                 [*script, "--replica", self.replica_id, *words],
-                env={"PATH": os.environ["PATH"], "TRAMONTANE_REPLICA": self.replica_id},
+                env=self.environment,
                 stderr=log,
                 **options,
             )

@@ -14,16 +14,16 @@ from tramontane.runner import gang, work
 from tramontane.runner.child import ASKED, AWAITED, TERM_GRACE_S, Child
 from tramontane.runner.linux import described
 from tramontane.runner.output import cap_log, explain, replace_file, say
-from tramontane.runner.replica import REPEAT_S
 from tramontane.runner.report import Report
 from tramontane.runner.timing import Lasting
 
 LOG_BYTES_MAX: Final = 64 << 20  # of log.N, and as much again of the older log.N.1
 LOOK_EVERY_S: Final = 1.0
-HANG_LOOKS: Final = 20  # how often progress is looked for in the time that it may be missing
+HANG_LOOKS: Final = 10  # how often progress is looked for in the time that it may be missing
 REPORT_EVERY_S: Final = 30.0  # though nothing changed: it shows that the runner lives
 
 ATTEMPT_ENV: Final = "TRAMONTANE_ATTEMPT"
+ARRAY_INDEX_ENV: Final = "TRAMONTANE_ARRAY_INDEX"
 SUCCEEDED, FAILED, CANCELLED, TIMED_OUT = "succeeded", "failed", "cancelled", "timed_out"
 _STATUS_TIMED_OUT: Final = 124  # as timeout(1) says it
 _STATUS_BROKEN: Final = 70
@@ -41,7 +41,6 @@ class AttemptRun:
         self.job_dir = os.path.dirname(os.path.dirname(self.run_dir))
         self.log = f"{self.run_dir}/log.{gang_.rank}"
         self.heartbeat = f"{self.run_dir}/heartbeat"
-        self.repeat_s = REPEAT_S if args.claim else 0.0
         self.child = Child()
         self.run_state = "starting"
         self.launch: dict[str, Any] = {}
@@ -93,6 +92,8 @@ class AttemptRun:
         }
 
     def _check(self) -> None:
+        if not isinstance(self.launch, dict):
+            raise ValueError("launch.json is no object")
         missing = sorted(_FIELDS - self.launch.keys())
         if missing:
             raise ValueError(f"launch.json has no {', '.join(missing)}")
@@ -108,7 +109,9 @@ class AttemptRun:
         """Make the folders and lay the files; False when asked to end before that is done."""
         if self.gang.is_first:
             folder = work.make_folder(self.job_dir, "work")
-            work.make_folder(self.job_dir, "checkpoint")
+            checkpoint = work.make_folder(self.job_dir, "checkpoint")
+            if index := dict(self.launch["env"]).get(ARRAY_INDEX_ENV):
+                work.make_folder(checkpoint, index)
             work.lay_files(folder, self.launch["files"])
         return self.gang.meet()  # the others wait until the files are there
 
@@ -127,6 +130,9 @@ class AttemptRun:
         head, port = self.gang.head[0], str(self.gang.head[1])
         nodes, rank = str(self.gang.nodes), str(self.gang.rank)
         here = max(1, int(self.launch.get("resources", {}).get("devices", 0)))
+        index = dict(self.launch["env"]).get(ARRAY_INDEX_ENV)
+        # Indexes of an array run at the same time: each keeps its own.
+        checkpoint = f"{self.job_dir}/checkpoint" + (f"/{index}" if index else "")
         ours = {
             "MASTER_ADDR": head,
             "MASTER_PORT": port,
@@ -144,7 +150,7 @@ class AttemptRun:
             "TRAMONTANE_JOB": str(self.launch.get("job_id", "")),
             ATTEMPT_ENV: self.attempt_id,
             "TRAMONTANE_ATTEMPT_NUMBER": str(self.launch.get("number", 1)),
-            "TRAMONTANE_CHECKPOINT_DIR": f"{self.job_dir}/checkpoint",
+            "TRAMONTANE_CHECKPOINT_DIR": checkpoint,
             "TRAMONTANE_HEARTBEAT_FILE": self.heartbeat,
         }
         return {**dict(self.launch["env"]), **_inherited(dict(self.launch["env"])), **ours}
@@ -155,7 +161,9 @@ class AttemptRun:
         limit_s, hang_s = self.launch["time_limit_s"], self.launch["hang_after_s"]
         marks_at = 0.0
         while True:
-            seen = signal.sigtimedwait(AWAITED, self._pause_s(started_at + limit_s))
+            next_s = min(LOOK_EVERY_S, (hang_s or 60) / HANG_LOOKS)
+            pause_s = min(next_s, started_at + limit_s - time.monotonic())
+            seen = signal.sigtimedwait(AWAITED, max(0.0, pause_s))
             self.child.reap()
             if (code := self.child.status) is not None:
                 self.exit_code = code
@@ -177,9 +185,6 @@ class AttemptRun:
                     return FAILED, self._explained(f"no progress for {hang_s} s")
             if now - self._report.written_at >= REPORT_EVERY_S:
                 self.report()
-
-    def _pause_s(self, ends_at: float) -> float:
-        return max(0.0, min(LOOK_EVERY_S, ends_at - time.monotonic()))
 
     def _explained(self, headline: str) -> str:
         return explain(headline, self.log, self.launch["secret"])
@@ -210,7 +215,7 @@ class AttemptRun:
     def _end(self) -> None:
         self.run_state = "draining" if self.child.status is None else self.run_state
         self.report()
-        self.child.end_all(self._tick, self._grace_s, self.repeat_s)
+        self.child.end_all(self._tick, self._grace_s, frozenset({signal.SIGINT}))
         self.exit_code = self.child.status if self.exit_code is None else self.exit_code
 
     def _tick(self) -> None:

@@ -14,6 +14,7 @@ from tramontane.runner import linux
 TERM_GRACE_S: Final = 5.0  # between SIGTERM and SIGKILL
 ASKED: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGUSR1})
 AWAITED: Final = frozenset({*ASKED, signal.SIGCHLD})
+HURRY: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 class Child:
@@ -42,14 +43,18 @@ class Child:
         return False
 
     def end_all(
-        self, tick: Callable[[], None], grace_s: float = TERM_GRACE_S, deaf_s: float = 0.0
+        self,
+        tick: Callable[[], None],
+        grace_s: float = TERM_GRACE_S,
+        hurry: frozenset[signal.Signals] = HURRY,
+        deaf_s: float = 0.0,
     ) -> None:
         """End it and whatever it started, and return only when all of it is gone.
 
         A device call that hangs keeps this waiting: its capacity is not free. Orphans become
         children of this subreaper, so killing children again and again reaches all. ``tick`` is
-        called once in a while. A signal to hurry up that comes within ``deaf_s`` is the one that
-        was heard before, delivered twice.
+        called once in a while. A signal of ``hurry`` ends its grace; one that comes within
+        ``deaf_s`` is the one that was heard before, delivered twice.
         """
         began_at = time.monotonic()
         kills_at = began_at + grace_s
@@ -63,7 +68,7 @@ class Child:
                 self._kill_children()
             # SIGCHLD ends the pause early, and so does a request to hurry up.
             seen = signal.sigtimedwait(AWAITED, 0.1 if now < kills_at + 1 else 1.0)
-            is_hurry = seen is not None and seen.si_signo in ASKED - {signal.SIGUSR1}
+            is_hurry = seen is not None and seen.si_signo in hurry
             if is_hurry and now - began_at >= deaf_s:
                 kills_at = now
             tick()

@@ -10,7 +10,8 @@ signals:
   SIGUSR1   drain: let the engine finish what it has, then end it; may be sent again
   SIGTERM   the same; a second one ends the engine now
   SIGINT    end it now: SIGTERM to its group, SIGKILL after 5 s
-An attempt's command gets SIGTERM, and SIGKILL after its grace, for any of them.
+An attempt's command gets SIGTERM for any of them, and SIGKILL after its grace; after 5 s when
+SIGINT asked.
 
 exit status: 0 the engine ran and ended, or had run before; of an attempt the command's, 124 at its
 time limit, 143 when it was asked to end; 64 the arguments do not fit; 66 there is no launch.json;

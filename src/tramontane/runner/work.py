@@ -17,6 +17,7 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 def make_folder(parent: str, name: str) -> str:
     """Make the folder ``name`` unless it is there; return its path. OSError if it is a link."""
+    _parts(name)
     above = os.open(parent, _FOLDER)
     try:
         os.close(_enter(above, name))
