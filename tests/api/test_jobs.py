@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.cloud import Cloud, check_error
 from tests.support.jobs import attempt_of
-from tramontane.api.routes import jobs as routes
+from tramontane.api.routes.jobs import jobs as routes
 from tramontane.domain.fleet import Cluster, ClusterStatus, Device, Node, NodeStatus
 from tramontane.domain.jobs.attempt import AttemptState
 from tramontane.domain.jobs.job import Attempt, AttemptStatus, Job, JobStatus

@@ -16,7 +16,6 @@ from tramontane.api.routes import (
     events,
     fleet,
     internal,
-    jobs,
     limits,
     models,
     organizations,
@@ -28,6 +27,7 @@ from tramontane.api.routes import (
     whoami,
 )
 from tramontane.api.routes.inference import responses
+from tramontane.api.routes.jobs import jobs
 from tramontane.api.routes.quotas import quotas
 from tramontane.api.routes.reports import runners
 from tramontane.runtime.clock import IdSource

@@ -54,7 +54,7 @@ from tramontane.runtime.settings import Settings, SettingsError, load
 from tramontane.services.all import make_services
 from tramontane.services.bootstrap import DEMO_NAME, Bootstrap, Bootstrapped
 from tramontane.services.quotas.bounds import devices_max_for
-from tramontane.store import deployments, fleet
+from tramontane.store import deployments, fleet, tenancy
 from tramontane.store.db import Database, NewerSchemaError, StoreUnavailableError
 from tramontane.store.quotas import class_prices
 
@@ -83,11 +83,16 @@ def run(
     try:
         settings = load({"home": home, "host": host, "port": port, "database_url": database_url})
         folder = Home(settings.home)
+        is_new = fd is None and not folder.has_secrets
+        if fd is None:
+            folder.prepare()
         secrets = folder.secrets()
         path = folder.logs / "control.log"
         logs.configure(settings.log_level, path, form=settings.log_format, process="control")
         with contextlib.closing(Database(settings.database_url)) as db:
             db.migrate()
+            if is_new:
+                _check_is_first(folder, db)
             control = _ControlPlane(settings, folder, secrets, db)
             control.bootstrap()
             listener = inherited_or_listen(fd, settings.host, settings.port)
@@ -96,6 +101,19 @@ def run(
         return refuse(str(error), FATAL_EXIT)
     except (StoreUnavailableError, OSError) as error:
         return refuse(str(error), 1)
+
+
+def _check_is_first(home: Home, db: Database) -> None:
+    """Refuse to start with new secrets over what other secrets made: no key would work."""
+    with db.read() as tx:
+        has_begun = bool(tenancy.list_organizations(tx, limit=1))
+    if has_begun:
+        home.drop_secrets()
+        msg = (
+            f"the database has an installation, and {home.path} has no secrets.json: "
+            "copy that file from the home of the installation's first control plane"
+        )
+        raise HomeError(msg)
 
 
 class _ControlPlane:
@@ -168,15 +186,7 @@ class _ControlPlane:
             wake_jobs=self._job_loop.wake,
             wake_accounts=self._wake_accounts,
         )
-        self._bootstrap = Bootstrap(
-            db=db,
-            clock=self._clock,
-            ids=ids,
-            hmac_key=hmac_key,
-            models=self._services.models,
-            deployments=self._services.deployments,
-            demo_model=_demo_model(settings),
-        )
+        self._bootstrap = self._make_bootstrap(hmac_key)
         self._gateway_token = secrets.gateway_token
         self._probed_project: str | None = None
 
@@ -213,6 +223,17 @@ class _ControlPlane:
             if left:
                 say(f"{len(left)} replicas or attempts did not confirm their end")
         return 0
+
+    def _make_bootstrap(self, hmac_key: bytes) -> Bootstrap:
+        return Bootstrap(
+            db=self._db,
+            clock=self._clock,
+            ids=self._ids,
+            hmac_key=hmac_key,
+            models=self._services.models,
+            deployments=self._services.deployments,
+            demo_model=_demo_model(self._settings),
+        )
 
     def _loop(
         self,
