@@ -67,21 +67,26 @@ def test_the_page_runs_from_top_to_bottom(
     tools = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     path = [str(Path(sys.executable).parent), environment["PATH"], "/usr/sbin", *map(str, tools)]
     script = "set -euo pipefail\n" + exports(values) + "\n".join(blocks)
+    output = tmp_path / "output.txt"
     try:
-        done = subprocess.run(
-            ["bash", "-x", "-c", script],
-            env=environment | slurm.env() | {"PATH": ":".join(path)},
-            cwd=tmp_path,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
+        with output.open("wb") as file:  # a pipe would be held open by what keeps running
+            done = subprocess.run(
+                ["bash", "-x", "-c", script],
+                env=environment | slurm.env() | {"PATH": ":".join(path)},
+                cwd=tmp_path,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                timeout=150,
+                check=False,
+            )
+            assert done.returncode == 0, f"it ended with {done.returncode}"
+    except (AssertionError, subprocess.TimeoutExpired) as error:
         told = "\n".join(p.read_text(errors="replace")[-3_000:] for p in state.glob("*.out"))
-        assert done.returncode == 0, f"{done.stdout[-3_000:]}\n{done.stderr[-6_000:]}\n{told}"
+        said = output.read_text(errors="replace")[-6_000:]
+        raise AssertionError(f"{error}\n{said}\n{told}") from None
     finally:
         end_all(str(state))
         cancel_all(slurm)
     for node in ("0", "1"):
-        assert f"node {node} of 2, master " in done.stdout
+        assert f"node {node} of 2, master " in output.read_text()

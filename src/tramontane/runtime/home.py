@@ -53,17 +53,27 @@ class Home:
         self.gateway = path / "gateway"
         self._lock_fd: int | None = None
 
+    @property
+    def has_secrets(self) -> bool:
+        """Tell whether an installation has begun here."""
+        return self._file("secrets.json").exists()
+
     def open(self) -> None:
         """Make or check the folder and take its lock. Raises `HomeError`."""
+        self.prepare(is_locked=True)
+
+    def prepare(self, *, is_locked: bool = False) -> None:
+        """Make or check the folder and what belongs into it. Raises `HomeError`."""
         self._check_format()
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._take_lock()
+            if is_locked:
+                self._take_lock()
             for folder in (self.logs, self.gateway):
                 folder.mkdir(mode=0o700, exist_ok=True)
             if not self._file("home.json").exists():
                 write_private(self._file("home.json"), {"format": FORMAT, "version": __version__})
-            if not self._file("secrets.json").exists():
+            if not self.has_secrets:
                 write_private(self._file("secrets.json"), asdict(_new_secrets()))
         except OSError as error:
             msg = (
@@ -81,6 +91,10 @@ class Home:
     def secrets(self) -> Secrets:
         """Return the installation's secrets. Raises `HomeError` when they are missing."""
         return Secrets(**_read(self._file("secrets.json")))
+
+    def drop_secrets(self) -> None:
+        """Remove secrets that were just made and must not be used."""
+        self._file("secrets.json").unlink(missing_ok=True)
 
     def read_credentials(self) -> Credentials | None:
         """Return the credentials of an earlier start, or None when there are none to use."""
