@@ -1,5 +1,7 @@
 """Short lists of nodes, as Slurm writes them, are read back; anything else is refused."""
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,7 +48,5 @@ def test_anything_else_is_refused(text: str) -> None:
 
 @given(st.text(st.sampled_from("ab12[]-,0"), max_size=30))
 def test_no_text_makes_it_run_away(text: str) -> None:
-    try:
+    with contextlib.suppress(ValueError):
         assert len(expand(text)) <= NODES_MAX
-    except ValueError:
-        pass

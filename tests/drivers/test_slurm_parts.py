@@ -12,7 +12,7 @@ from tramontane.drivers.slurm.commands import parse_topology
 from tramontane.drivers.slurm.dialects.records import ExitStatus, SlurmJob, SlurmNode
 from tramontane.drivers.slurm.known import Known, lost
 from tramontane.drivers.slurm.listing import Seen
-from tramontane.drivers.slurm.reasons import attempt_state, end_reason, pending_reason
+from tramontane.drivers.slurm.reasons import attempt_state, pending_reason
 
 INS = "ins_aaaaaaaaaaaaaaaaaaaa"
 REP = "rep_aaaaaaaaaaaaaaaaaaaa"

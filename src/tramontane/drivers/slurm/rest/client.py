@@ -133,6 +133,9 @@ class RestClient:
         if len(raw) > REPLY_BYTES_MAX:
             connection.close()
             raise http.client.HTTPException(f"more than {REPLY_BYTES_MAX} bytes")
+        if response.length:  # of what was announced, so much did not come
+            connection.close()
+            raise http.client.HTTPException("the reply ended too early")
         if response.will_close:
             connection.close()
         else:
