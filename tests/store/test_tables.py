@@ -7,12 +7,14 @@ from tramontane.domain.deployment import Deployment
 from tramontane.domain.event import Event
 from tramontane.domain.fleet import Cluster, Node
 from tramontane.domain.replica import Replica
+from tramontane.domain.report import RunnerReport
 from tramontane.domain.spending.limits import Limit
 from tramontane.domain.spending.pricing import Prices
 from tramontane.domain.spending.slices import Holder, Window
 from tramontane.domain.tenancy import ApiKey, Organization, Project
 from tramontane.domain.usage import UsageEvent, UsageTotal
 from tramontane.store import tables
+from tramontane.store.reports import runners
 
 # What a table has beside the fields of its value.
 ADDED = {
@@ -21,6 +23,7 @@ ADDED = {
     "prices": {"model_id", "changed_at_ms"},
     "slice_windows": {"limit_id", "meter"},
     "slice_holders": {"holder", "gateway"},
+    "runner_reports": {"received_at_ms"},
     "usage_events": {"sequence", "accepted_at_ms"},
 }
 
@@ -44,6 +47,7 @@ ADDED = {
         (tables.slice_holders, Holder),
         (tables.usage_events, UsageEvent),
         (tables.usage_totals, UsageTotal),
+        (runners.runner_reports, RunnerReport),
     ],
 )
 def test_every_field_has_its_column(table, kind):
