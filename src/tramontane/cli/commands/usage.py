@@ -11,6 +11,7 @@ from tramontane.cli.money import from_nano
 from tramontane.cli.output import Column, listed, moment, print_json, print_list
 from tramontane.cli.session import Session
 from tramontane.cli.verbs import LIMIT, InProject, Limit, noun, verb
+from tramontane.wire.client import PAGE_MAX
 
 TOTALS: Final = (
     Column("HOUR", "hour_ms", moment),
@@ -145,19 +146,22 @@ def attempts(
         "after": after,
         "project": project,
     }
-    listing = session.client.list_all("/usage/attempts", query, limit=limit)
-    sums = session.client.get("/usage/attempts", {**query, "after": None, "limit": 1})
-    kept = {name: sums.get(name) for name in ("totals", "open_attempts")}
+    bill = session.client.get("/usage/attempts", {**query, "limit": min(limit, PAGE_MAX)})
+    if bill.get("has_more") and limit > PAGE_MAX:
+        query["after"] = bill.get("last_id")
+        rest = session.client.list_all("/usage/attempts", query, limit=limit - PAGE_MAX)
+        bill = {**bill, **rest, "data": [*bill["data"], *rest["data"]]}
     if session.as_json:
-        print_json({**listing, **kept})
+        print_json(bill)
         return
+    lines = listed(bill.get("data"), has_more=bool(bill.get("has_more")))
     empty = "no attempts yet; `tramontane jobs submit FILE` makes one"
-    print_list(listing, ATTEMPTS, empty=empty, as_json=False)
-    if kept["totals"]:
+    print_list(lines, ATTEMPTS, empty=empty, as_json=False)
+    if bill.get("totals"):
         print()
-        print_list(listed(kept["totals"]), ATTEMPT_TOTALS, empty="", as_json=False)
-    if kept["open_attempts"]:
-        print(f"{kept['open_attempts']} of them are not accounted yet, and in no sum")
+        print_list(listed(bill["totals"]), ATTEMPT_TOTALS, empty="", as_json=False)
+    if bill.get("open_attempts"):
+        print(f"{bill['open_attempts']} of them are not accounted yet, and in no sum")
 
 
 def _keys_without_value(sums: dict[str, Any]) -> set[str]:
