@@ -195,7 +195,8 @@ def _close(run: Run, report: Report, now_ms: int) -> Report:
         headline = f"its runner was killed, and the {what} with it"
         reason = output.explain(headline, str(run.log), secret_of(run))
         news = {"reason": reason, "at_ms": now_ms, "started_at_ms": report.get("started_at_ms")}
-        ended = _report(run, RunState.EXITED, **news, outcome="failed")
+        # Of an attempt: not its command ended, but what it ran on.
+        ended = _report(run, RunState.EXITED, **news, outcome="node_failed")
         with suppress(OSError):  # a full disk: the same is concluded next time
             write_private(run.dir / "report.json", json.dumps(ended))
         return ended
