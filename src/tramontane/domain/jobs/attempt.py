@@ -96,7 +96,7 @@ class AttemptObservation:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
-    """What a cluster's accounting keeps of an attempt that is over."""
+    """What a cluster's accounting keeps of an attempt that is over; ``reason`` in words."""
 
     attempt_id: str
     state: AttemptState
@@ -104,3 +104,5 @@ class AttemptRecord:
     ended_at_ms: int
     devices: int
     external_id: str
+    exit_code: int | None = None
+    reason: str | None = None

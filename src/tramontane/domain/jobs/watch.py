@@ -82,6 +82,7 @@ def _observed(attempt: Attempt, seen: AttemptObservation, now_ms: int) -> Attemp
     if status is not attempt.status and status not in TRANSITIONS[attempt.status]:
         return attempt  # a late report of what it was before
     reason = None if seen.reason is None else seen.reason[-REASON_CHARS_MAX:]
+    reason = None if status is AttemptStatus.SUCCEEDED else reason
     new = replace(
         attempt,
         status=status,
@@ -108,7 +109,8 @@ def _recorded(attempt: Attempt, record: AttemptRecord, now_ms: int) -> Attempt:
     return replace(
         attempt,
         status=status,
-        reason=f"it ended, its cluster's accounting says: {status}",
+        reason=_end_in_words(status, record.reason),
+        exit_code=record.exit_code,
         devices=record.devices,
         started_at_ms=record.started_at_ms,
         ended_at_ms=record.ended_at_ms,
@@ -116,6 +118,13 @@ def _recorded(attempt: Attempt, record: AttemptRecord, now_ms: int) -> Attempt:
         external_id=record.external_id,
         changed_at_ms=now_ms,
     )
+
+
+def _end_in_words(status: AttemptStatus, reason: str | None) -> str | None:
+    """Return how it ended; of a success there is nothing to be said."""
+    if status is AttemptStatus.SUCCEEDED:
+        return None
+    return reason or "how it ended is not known: only its cluster's accounting tells of it"
 
 
 def _estimate(attempt: Attempt, seen: AttemptObservation) -> int | None:

@@ -137,6 +137,8 @@ def record(id_: str, job: SlurmJob) -> AttemptRecord | None:
         ended_at_ms=job.end_s * 1000,
         devices=job.gpus if is_started else 0,
         external_id=str(job.job_id),
+        exit_code=_exit_code(state, job),
+        reason=end_reason(job),
     )
 
 
