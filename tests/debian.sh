@@ -19,6 +19,10 @@ done
 for needed in auth_jwt:slurm-wlm-jwt-plugin topology_tree:slurm-wlm-basic-plugins accounting_storage_mysql:slurm-wlm-mysql-plugin; do
   ls /usr/lib/*/slurm-wlm/"${needed%%:*}.so" >/dev/null 2>&1 || missing+=("${needed##*:}")
 done
+# What runs on its nodes is not this environment's Python, which other users may not be let into.
+[ -x /usr/bin/python3 ] || missing+=(python3)
+# In front of several gateways.
+PATH=$PATH:/usr/sbin command -v haproxy >/dev/null || missing+=(haproxy)
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
