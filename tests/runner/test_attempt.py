@@ -282,6 +282,20 @@ def test_a_request_that_slurm_delivers_twice_is_one(prepare: Prepare) -> None:
     assert "saved" in run.output()
 
 
+@pytest.mark.parametrize("first", ["command", "runner"])
+def test_a_request_that_reaches_the_command_too_is_one(prepare: Prepare, first: str) -> None:
+    """As Slurm's does where it knows the processes of a job by their parents."""
+    run = prepare("echo on; exec sleep 600")
+    runner = run.start("--claim", "4711")
+    until(lambda: "on" in run.output())
+    pids = {"command": run.report()["engine_pid"], "runner": runner.pid}
+    for name in sorted(pids, key=lambda name: name != first):
+        kill(pids[name], signal.SIGTERM)
+        time.sleep(0.1)
+    assert runner.wait(10) == 143
+    assert run.report()["outcome"] == "cancelled"
+
+
 def test_in_a_hurry_it_has_no_long_grace(prepare: Prepare) -> None:
     run = prepare("trap '' TERM; echo on; while :; do sleep 0.1; done", grace_s=300)
     runner = run.start()

@@ -158,6 +158,21 @@ def test_a_failing_node_leaves_with_its_status(tmp_path: Path) -> None:
         assert [run.start(rank=0).wait(10), run.start(rank=1).wait(10)] == [0, 5]
 
 
+def test_the_first_node_tells_of_another_ones_failure(tmp_path: Path) -> None:
+    script = "[ $NODE_RANK = 0 ] && { echo on; sleep 60; }; echo out of luck; exit 5"
+    launch = job_launch("sh", "-c", script, nodes=2)
+    with AttemptRunner(tmp_path, launch, nodes=2) as run:
+        first = run.start("--claim", "1", rank=0)
+        until(lambda: "on" in run.output(0))
+        assert run.start("--claim", "1", rank=1).wait(10) == 5
+        first.send_signal(signal.SIGTERM)  # as srun does
+        assert first.wait(10) == 5
+        report = run.report(0)
+        assert (report["outcome"], report["exit_code"]) == ("failed", 5)
+        assert report["reason"].startswith("node 1 of 2: the command exited with status 5")
+        assert "out of luck" in report["reason"]
+
+
 def test_the_first_node_looks_for_progress_on_all(tmp_path: Path) -> None:
     talk = "[ $NODE_RANK = 1 ] && for i in 1 2 3 4 5 6; do echo on; sleep 0.5; done; sleep 3"
     launch = job_launch("sh", "-c", talk, nodes=2, hang_after_s=2)

@@ -11,7 +11,7 @@ import time
 from typing import Any, Final
 
 from tramontane.runner import gang, work
-from tramontane.runner.child import ASKED, AWAITED, TERM_GRACE_S, Child
+from tramontane.runner.child import ASKED, AWAITED, TERM_GRACE_S, Child, was_asked
 from tramontane.runner.linux import described
 from tramontane.runner.output import cap_log, explain, replace_file, say
 from tramontane.runner.report import Report
@@ -71,6 +71,11 @@ class AttemptRun:
             self.outcome, self.reason = FAILED, f"it could not be started: {what}"
         if self.child.pid is not None:
             self._end()
+        if self.outcome == CANCELLED and (failure := self.gang.failure()):
+            # srun ends the other nodes when one failed: nobody else asked.
+            rank, report = failure
+            self.outcome, self.exit_code = FAILED, report.get("exit_code")
+            self.reason = f"node {rank} of {self.gang.nodes}: {report.get('reason')}"
         self.run_state = "exited"
         say(f"{self.outcome}: {(self.reason or 'with status 0').splitlines()[0]}")
         self._report.write_last(self._news())
@@ -167,6 +172,8 @@ class AttemptRun:
             self.child.reap()
             if (code := self.child.status) is not None:
                 self.exit_code = code
+                if code and was_asked(code, seen.si_signo if seen else None):
+                    return CANCELLED, "ended as asked"
                 told = explain(f"the command {described(code)}", self.log, self.launch["secret"])
                 return (FAILED, told) if code else (SUCCEEDED, None)
             if seen is not None and seen.si_signo in ASKED:

@@ -14,6 +14,7 @@ from tramontane.runner import linux
 TERM_GRACE_S: Final = 5.0  # between SIGTERM and SIGKILL
 ASKED: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGUSR1})
 AWAITED: Final = frozenset({*ASKED, signal.SIGCHLD})
+ECHO_S: Final = 0.5  # between the two ends of one signal to all
 HURRY: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
@@ -77,6 +78,18 @@ class Child:
         for pid in [pid for pid, stat in linux.processes() if int(stat[1]) == os.getpid()]:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def was_asked(status: int, seen: int | None) -> bool:
+    """Tell whether a command ended with ``status`` because of a request, ``seen`` or on its way.
+
+    Slurm may send its SIGTERM to every process of a job: the command can be gone before the
+    runner hears of it.
+    """
+    if seen in ASKED:
+        return True
+    is_term = status in {-signal.SIGTERM, 128 + signal.SIGTERM}
+    return is_term and signal.sigtimedwait(ASKED, ECHO_S) is not None
 
 
 def _become(argv: list[str], env: dict[str, str], log: int, cwd: str, parent: int) -> None:

@@ -73,6 +73,14 @@ class Gang:
                 return f"node {rank} of {self.nodes} ended: {report.get('reason')}"
         return None
 
+    def failure(self) -> tuple[int, dict[str, Any]] | None:
+        """Return the number and the report of a node whose command failed by itself, if any did."""
+        for rank in range(self.nodes if self.nodes > 1 else 0):
+            report = _read(f"{self._run_dir}/{report_name(rank)}")
+            if _has_ended(report) and report.get("outcome") == "failed":
+                return rank, report
+        return None
+
     def _is_time(self) -> bool:
         now = time.monotonic()
         is_time = now - self._looked_at >= PEERS_EVERY_S

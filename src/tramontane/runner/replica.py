@@ -12,7 +12,7 @@ import time
 from typing import Any, Final
 
 from tramontane.runner import engine, gang
-from tramontane.runner.child import ASKED, AWAITED, Child
+from tramontane.runner.child import ASKED, AWAITED, Child, was_asked
 from tramontane.runner.linux import described, stat_fields
 from tramontane.runner.output import cap_log, explain, say
 from tramontane.runner.report import REPORT_EVERY_S, Report
@@ -140,6 +140,9 @@ class ReplicaRun:
             seen = signal.sigtimedwait(AWAITED, max(0.0, next_look_at - time.monotonic()))
             self.child.reap()
             if (code := self.child.status) is not None:
+                if self.repeat_s and was_asked(code, seen.si_signo if seen else None):
+                    self.is_asked_to_end = True
+                    return "ended as asked"
                 return f"engine {described(code)}"
             now = time.monotonic()
             if seen is not None and seen.si_signo in ASKED:
