@@ -10,7 +10,8 @@ from tramontane.domain.fleet import Cluster, Node
 from tramontane.domain.jobs.attempt import AttemptRecord
 from tramontane.domain.jobs.job import Attempt, AttemptStatus, Job, JobStatus
 from tramontane.domain.jobs.snapshot import JobCluster
-from tramontane.domain.observation import ClusterView, Reachable, Unreachable
+from tramontane.domain.observation import ClusterView, Reachable, RunState, Unreachable
+from tramontane.domain.planning.reported import with_reports
 from tramontane.domain.replica import Replica
 from tramontane.domain.report import RunnerReport
 from tramontane.drivers.base import Driver, DriverUnavailableError
@@ -24,6 +25,12 @@ log = logging.getLogger(__name__)
 
 # What an attempt wrote stays readable this long after its end.
 LOGS_KEPT_MS: Final = 7 * 86_400_000
+
+# A cluster shows within a few of its polls what a runner says.
+NEWS_MS: Final = 10_000
+
+# Accounting is behind by a moment, nobody waits for it, and a question takes a tenth of a second.
+ACCOUNT_MS_MIN: Final = 1_000
 
 QuotaSource = Callable[[Transaction, str], int | None]
 
@@ -105,10 +112,34 @@ def listed_ids(views: Mapping[str, ClusterView]) -> set[str]:
 
 
 def ask_all(
-    drivers: Mapping[str, Driver], reports: Mapping[str, RunnerReport]
+    drivers: Mapping[str, Driver], read_reports: Callable[[], Mapping[str, RunnerReport]]
 ) -> dict[str, ClusterView]:
-    """Return the view of each driver, by the name of its cluster."""
-    return {name: ask(driver, reports) for name, driver in drivers.items()}
+    """Return the view of each driver, by the name of its cluster.
+
+    Reports are read after the drivers were asked: a runner says how it ended before its cluster
+    can see that it did.
+    """
+    views = {name: ask(driver) for name, driver in drivers.items()}
+    if not any(driver.queues for driver in drivers.values()):
+        return views
+    reports = read_reports()
+    return {
+        name: with_reports(view, reports) if drivers[name].queues else view
+        for name, view in views.items()
+    }
+
+
+def has_news(rows: JobRows, now_ms: int) -> bool:
+    """Tell whether a runner just told what its cluster has not shown yet: it may any moment."""
+    for attempt in rows.attempts:
+        report = rows.reports.get(attempt.id)
+        if report is None or attempt.status.is_over or now_ms - report.at_ms > NEWS_MS:
+            continue
+        has_begun = report.run_state is not RunState.STARTING
+        is_known = attempt.status is AttemptStatus.RUNNING
+        if report.run_state is RunState.EXITED or (has_begun and not is_known):
+            return True
+    return False
 
 
 class Accounts:
@@ -156,9 +187,9 @@ class Accounts:
                 if attempt.status is not AttemptStatus.PENDING and attempt.id not in listed:
                     due.append(attempt.id)
                 continue
-            asked_ms = self._asked_at_ms.get(attempt.id, 0)
-            pause_ms = min(60_000, (now_ms - attempt.changed_at_ms) // 4)
-            if now_ms - asked_ms >= pause_ms:
+            asked_ms = self._asked_at_ms.get(attempt.id, attempt.changed_at_ms)
+            pause_ms = (now_ms - attempt.changed_at_ms) // 4
+            if now_ms - asked_ms >= min(60_000, max(pause_ms, ACCOUNT_MS_MIN)):
                 self._asked_at_ms[attempt.id] = now_ms
                 due.append(attempt.id)
         return due

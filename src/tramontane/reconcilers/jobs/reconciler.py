@@ -23,6 +23,7 @@ from tramontane.domain.jobs.snapshot import (
 )
 from tramontane.domain.launch import PriorityClass, Tenancy
 from tramontane.domain.observation import Reachable
+from tramontane.domain.report import RunnerReport
 from tramontane.drivers.base import Driver, DriverUnavailableError
 from tramontane.reconcilers.jobs import drain, look
 from tramontane.reconcilers.jobs.commit import Charge, Intent, commit, refuse
@@ -31,6 +32,7 @@ from tramontane.runtime.clock import Clock, IdSource
 from tramontane.store import fleet, tenancy
 from tramontane.store.db import Database, StaleError, StoreUnavailableError, Transaction
 from tramontane.store.jobs import attempts, jobs
+from tramontane.store.reports import runners
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +82,7 @@ class JobReconciler:
         self._submit_errors: dict[str, str] = {}
         self._stopped_at_ms: dict[str, int] = {}
         self._looked_at_ms = 0
+        self._has_news = False
 
     def step(self) -> bool:
         """Make one pass; return whether anything is under way, so that the next comes soon."""
@@ -89,7 +92,7 @@ class JobReconciler:
         plan = plan_jobs(snapshot)
         made = self._commit(snapshot, plan)
         self._act(snapshot, plan, made)
-        return bool(plan.writes) or _is_under_way(snapshot)
+        return bool(plan.writes) or self._has_news or _is_under_way(snapshot)
 
     def drain_all(
         self,
@@ -115,7 +118,8 @@ class JobReconciler:
         if rows.is_at_rest and now_ms - self._looked_at_ms < STRAYS_MS:
             return None
         self._looked_at_ms = now_ms
-        views = look.ask_all(self._drivers, rows.reports)
+        self._has_news = look.has_news(rows, now_ms)
+        views = look.ask_all(self._drivers, self._read_reports)
         found = self._with_listed(rows.attempts, look.listed_ids(views))
         states = look.states_of(rows, self._drivers, views)
         records, silent = self._accounts.records(states, found, now_ms)
@@ -132,6 +136,10 @@ class JobReconciler:
             replicas=rows.replicas,
             forgettable=rows.forgettable,
         )
+
+    def _read_reports(self) -> Mapping[str, RunnerReport]:
+        with self._db.read() as tx:
+            return runners.list_of(tx, kinds.ATTEMPT)
 
     def _with_listed(self, known: Sequence[Attempt], listed: set[str]) -> tuple[Attempt, ...]:
         """Return the recorded attempts, and those with ``listed`` ids beside them.
