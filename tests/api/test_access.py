@@ -53,6 +53,8 @@ BODIES: dict[str, Any] = {
     "PUT /cloud/v1/class-prices/{priority_class}": {"device_hour_micro": 1},
     "PUT /cloud/v1/quotas": {"project": "default", "devices_max": 1},
     "POST /cloud/v1/reservations": {"organization": "a", "cluster": "b", "rack": "c"},
+    "POST /cloud/v1/nodes/{node}/drain": {"reason": "new disks"},
+    "POST /cloud/v1/nodes/{node}/resume": None,
     "POST /internal/v1/slices": {"gateway": "g", "holder": "h", "sequence": 1},
     "POST /internal/v1/demand": {"gateway": "g", "holder": "h", "deployments": []},
     "POST /internal/v1/usage-events": {"events": []},
@@ -111,7 +113,11 @@ EXPECTED = {
     "GET /cloud/v1/jobs/{job}/attempts": Permission.JOBS_READ,
     "GET /cloud/v1/jobs/{job}/logs": Permission.JOBS_READ,
     "GET /cloud/v1/clusters": Permission.CLUSTERS_READ,
+    "GET /cloud/v1/clusters/{cluster}": Permission.CLUSTERS_READ,
     "GET /cloud/v1/nodes": Permission.CLUSTERS_READ,
+    "GET /cloud/v1/nodes/{node}": Permission.CLUSTERS_READ,
+    "POST /cloud/v1/nodes/{node}/drain": Permission.CLUSTERS_WRITE,
+    "POST /cloud/v1/nodes/{node}/resume": Permission.CLUSTERS_WRITE,
     "GET /cloud/v1/usage": Permission.USAGE_READ,
     "GET /cloud/v1/usage/events": Permission.USAGE_READ,
     "GET /cloud/v1/usage/attempts": Permission.USAGE_READ,
@@ -175,6 +181,8 @@ def call(cloud: Cloud, route: str, key: str, headers: Any = None, **refs: str) -
         "quota",
         "reservation",
         "response",
+        "cluster",
+        "node",
         "id",
     )
     filled = path.format(**dict.fromkeys(names, "x") | refs)
@@ -260,6 +268,7 @@ def test_what_only_operators_may_do() -> None:
         Permission.PRICES_WRITE,
         Permission.QUOTAS_WRITE,
         Permission.CLUSTERS_READ,
+        Permission.CLUSTERS_WRITE,
         Permission.PLAN_READ,
     }
 

@@ -25,6 +25,7 @@ def arguments_of(found: Found) -> list[str]:
         "deployments-update": ["--replicas", "2"],
         "deployments-autoscale": ["--max", "2", "--requests", "8"],
         "deployments-canary": ["--percent", "10"],
+        "nodes-drain": ["--reason", "new disks"],
     }
     ask = ["--message", "hello"] if found.label == "chat" else []
     given = [VALUES.get(argument, "thing") for argument in found.arguments]

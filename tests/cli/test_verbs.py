@@ -128,6 +128,16 @@ SENT: list[Sent] = [
     ("replicas get rep_1", "GET", "/replicas/rep_1", {}, None),
     ("clusters list", "GET", "/clusters", {"limit": "100"}, None),
     ("nodes list --cluster c", "GET", "/nodes", {"cluster": "c", "limit": "100"}, None),
+    ("clusters get alps", "GET", "/clusters/alps", {}, None),
+    ("nodes get n1", "GET", "/nodes/n1", {}, None),
+    (
+        "nodes drain n1 --reason disks --cluster alps",
+        "POST",
+        "/nodes/n1/drain",
+        {"cluster": "alps"},
+        {"reason": "disks"},
+    ),
+    ("nodes resume n1", "POST", "/nodes/n1/resume", {}, {}),
     (
         "usage totals --from 1970-01-02 --to 1970-01-02T01:00:00+01:00 --group-by hour",
         "GET",
@@ -187,6 +197,45 @@ SENT: list[Sent] = [
         {"cached_micro": 0, "request_micro": 12_000_000},
     ),
     ("prices remove m -y", "DELETE", "/prices/m", {}, None),
+    (
+        "prices set-class spot --device-hour 1.20",
+        "PUT",
+        "/class-prices/spot",
+        {},
+        {"device_hour_micro": 1_200_000},
+    ),
+    (
+        "quotas list --organization acme",
+        "GET",
+        "/quotas",
+        {"organization": "acme", "limit": "100"},
+        None,
+    ),
+    (
+        "quotas set --project demo --devices 16 --share 3",
+        "PUT",
+        "/quotas",
+        {},
+        {"project": "demo", "devices_max": 16, "share": 3},
+    ),
+    ("prices classes", "GET", "/class-prices", {}, None),
+    (
+        "usage attempts --job train --from 2026-11-22",
+        "GET",
+        "/usage/attempts",
+        {"job": "train", "from_ms": "1795305600000", "limit": "100"},
+        None,
+    ),
+    ("quotas delete quo_1 -y", "DELETE", "/quotas/quo_1", {}, None),
+    ("reservations list", "GET", "/reservations", {"limit": "100"}, None),
+    (
+        "reservations create --organization acme --cluster alps --rack rack1",
+        "POST",
+        "/reservations",
+        {},
+        {"organization": "acme", "cluster": "alps", "rack": "rack1"},
+    ),
+    ("reservations delete rsv_1 -y", "DELETE", "/reservations/rsv_1", {}, None),
     ("organizations block acme", "PATCH", "/organizations/acme", {}, {"is_blocked": True}),
     ("organizations unblock acme", "PATCH", "/organizations/acme", {}, {"is_blocked": False}),
     (
@@ -327,9 +376,24 @@ def test_a_model_is_printed_with_its_versions(serve: Serve, against: Against) ->
 def test_nodes_show_what_replicas_may_use(serve: Serve, against: Against) -> None:
     capacity = {"cpu_millicores": 2500, "memory_bytes": 1 << 34, "devices": 2}
     node = {"name": "n1", "capacity": capacity, "status": "ready"}
-    node |= {"cluster_id": "clu_1", "devices": [{"name": "H200"}, {"name": "H200"}], "id": "nod_1"}
+    node |= {"cluster": "alps", "devices": [{"name": "H200"}, {"name": "H200"}], "id": "nod_1"}
+    node |= {"rack": "r1", "devices_free": 1, "replica_ids": ["rep_1"], "attempt_ids": []}
     out = lines_of(against(serve(listing(node)))("nodes", "list"))
-    assert out[1].startswith("n1    clu_1    ready   2.5  16.0 GiB  H200, H200")
+    told = ["n1", "alps", "r1", "ready", "2.5", "16.0", "GiB", "2", "x", "H200", "1", "1", "0"]
+    assert out[1].split()[: len(told)] == told
+
+
+def test_a_cluster_is_shown_rack_by_rack(serve: Serve, against: Against) -> None:
+    node = {"name": "n1", "status": "drained", "reason": "new disks", "replica_ids": ["rep_1"]}
+    racks = [{"name": "r1", "nodes": [node]}, {"name": None, "nodes": []}]
+    cluster = {"object": "cluster", "id": "clu_1", "name": "alps", "racks": racks}
+    out = lines_of(against(serve(Reply(cluster)))("clusters", "get", "alps"))
+    assert [line.split() for line in out[:2]] == [["id", "clu_1"], ["name", "alps"]]
+    assert out[3] == "rack r1"
+    assert out[4].split()[:3] == ["NAME", "STATUS", "CPU"]
+    assert out[5].startswith("n1")
+    assert out[5].endswith("new disks")
+    assert out[7:] == ["no rack is told", "no nodes"]
 
 
 def test_usage_shows_only_the_key_it_was_grouped_by(serve: Serve, against: Against) -> None:
@@ -376,3 +440,20 @@ def test_the_text_of_a_key_is_printed_once_with_a_warning(serve: Serve, against:
     run = against(serve(Reply(new)))("api-keys", "create", "ci")
     assert "tmt_secret" in run.out
     assert run.err == "keep the key now: it is not shown again\n"
+
+
+def test_a_bill_has_lines_and_sums(serve: Serve, against: Against) -> None:
+    line = {"job": "train", "number": 1, "array_index": 0, "status": "preempted"}
+    line |= {"priority_class": "spot", "devices": 4, "seconds": 60, "device_seconds": 240}
+    line |= {"cost_nano": 80_000_000, "started_at_ms": 1_700_000_000_000}
+    total = {"project_id": "prj_1", "priority_class": "spot", "attempts": 1}
+    total |= {"device_seconds": 240, "cost_nano": 80_000_000}
+    bill = Reply({"data": [line], "has_more": False, "totals": [total], "open_attempts": 2})
+    out = lines_of(against(serve(bill))("usage", "attempts"))
+    assert out[0].split()[:5] == ["STARTED", "JOB", "INDEX", "ATTEMPT", "STATUS"]
+    assert out[1].endswith(
+        "train  0      1        preempted  spot   4        60       240             0.08"
+    )
+    assert out[2] == ""
+    assert out[4].split() == ["prj_1", "spot", "1", "240", "0.08"]
+    assert out[5] == "2 of them are not accounted yet, and in no sum"

@@ -21,6 +21,7 @@ from tramontane.store import (
     usage,
 )
 from tramontane.store.db import Database, Transaction
+from tramontane.store.jobs import attempts
 
 EVENT = samples.usage_event(1)
 KEY = samples.api_key(1)
@@ -51,6 +52,8 @@ READS: dict[str, Callable[[Transaction], object]] = {
     ),
     "all replicas of a deployment": lambda tx: replicas.list_of(tx, DEPLOYMENT),
     "holding replicas": replicas.list_holding,
+    "ended replicas": lambda tx: replicas.list_ended_since(tx, 0, limit=9),
+    "ended attempts": lambda tx: attempts.list_ended_since(tx, 0, limit=9),
     "nodes of a cluster": lambda tx: fleet.list_nodes(tx, CLUSTER),
     "story": lambda tx: events.story(tx, DEPLOYMENT, PROJECT),
     "end of a story": lambda tx: events.last_of(tx, DEPLOYMENT),

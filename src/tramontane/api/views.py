@@ -14,6 +14,7 @@ from tramontane.domain.replica import Replica
 from tramontane.domain.tenancy import Principal
 from tramontane.services.api_keys import DescribedApiKey
 from tramontane.services.deployments.wishes import DescribedAdapter, DescribedDeployment
+from tramontane.services.fleet import DescribedCluster, DescribedNode
 from tramontane.services.models import CatalogueEntry
 from tramontane.services.replicas import ReplicaLines
 from tramontane.services.scope import Page, shown_names
@@ -203,19 +204,46 @@ def cluster(value: domain_fleet.Cluster) -> wire.Cluster:
     )
 
 
-def node(value: domain_fleet.Node) -> wire.Node:
+def node(value: DescribedNode) -> wire.Node:
     """Return the view of a node."""
+    it = value.node
+    wanted = "drained" if it.wanted_drain_reason is not None else None
     return wire.Node(
-        id=value.id,
-        cluster_id=value.cluster_id,
-        name=value.name,
-        status=value.status,
-        capacity=resources(value.capacity),
+        id=it.id,
+        cluster_id=it.cluster_id,
+        cluster=value.cluster.name,
+        name=it.name,
+        site=it.site,
+        country=it.country,
+        rack=it.rack,
+        status=it.status,
+        reason=it.reason,
+        wanted="ready" if it.is_resume_wanted else wanted,
+        wanted_reason=it.wanted_drain_reason,
+        capacity=resources(it.capacity),
         devices=[
-            wire.Device(index=it.index, name=it.name, memory_bytes=it.memory_bytes)
-            for it in value.devices
+            wire.Device(index=device.index, name=device.name, memory_bytes=device.memory_bytes)
+            for device in it.devices
         ],
-        last_seen_at_ms=value.last_seen_at_ms,
+        devices_free=max(0, len(it.devices) - value.devices_used),
+        replica_ids=list(value.replica_ids),
+        attempt_ids=list(value.attempt_ids),
+        failures=value.failures,
+        last_seen_at_ms=it.last_seen_at_ms,
+    )
+
+
+def cluster_detail(value: DescribedCluster) -> wire.ClusterDetail:
+    """Return the view of a cluster with its racks; its nodes come by rack."""
+    racks: dict[str | None, list[wire.Node]] = {}
+    for described in value.nodes:
+        racks.setdefault(described.node.rack, []).append(node(described))
+    first = value.nodes[0].node if value.nodes else None
+    return wire.ClusterDetail(
+        **cluster(value.cluster).model_dump(),
+        site=first and first.site,
+        country=first and first.country,
+        racks=[wire.Rack(name=name, nodes=nodes) for name, nodes in racks.items()],
     )
 
 

@@ -32,6 +32,7 @@ class Permission(StrEnum):
     JOBS_READ = "jobs.read"
     JOBS_WRITE = "jobs.write"
     CLUSTERS_READ = "clusters.read"
+    CLUSTERS_WRITE = "clusters.write"
     USAGE_READ = "usage.read"
     LIMITS_READ = "limits.read"
     LIMITS_WRITE = "limits.write"

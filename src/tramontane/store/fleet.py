@@ -1,11 +1,16 @@
 """Clusters and nodes, as a driver last saw them. One reconciler writes them, by id."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from sqlalchemy import Table, select
 
 from tramontane.domain import ids
 from tramontane.domain.fleet import Cluster, ClusterStatus, Node, NodeStatus
+from tramontane.domain.upkeep.evidence import endings_of
+from tramontane.domain.upkeep.health import Ending
+from tramontane.store import replicas
 from tramontane.store.codec import (
     decode_devices,
     decode_resources,
@@ -13,8 +18,12 @@ from tramontane.store.codec import (
     encode_resources,
 )
 from tramontane.store.db import AnyRow, Transaction
+from tramontane.store.jobs import attempts
 from tramontane.store.statements import Values
 from tramontane.store.tables import clusters, nodes
+
+# Of replicas and of attempts, the newest: a row of failures is a handful.
+ENDINGS_MAX: Final = 500
 
 
 def upsert_cluster(tx: Transaction, cluster: Cluster) -> Cluster:
@@ -74,6 +83,21 @@ def list_nodes(tx: Transaction, cluster_id: str | None = None) -> list[Node]:
     if cluster_id is not None:
         query = query.where(nodes.c.cluster_id == cluster_id)
     return [_node(row) for row in tx.execute(query)]
+
+
+def find_nodes(tx: Transaction, ref: str) -> list[Node]:
+    """Return the nodes with the id or name ``ref``: a name may repeat on another cluster."""
+    column = nodes.c.id if ids.prefix_of(ref) == ids.NODE else nodes.c.name
+    query = select(nodes).where(column == ref).order_by(nodes.c.cluster_id)
+    return [_node(row) for row in tx.execute(query)]
+
+
+def list_endings(tx: Transaction, of_nodes: Sequence[Node], since_ms: int) -> list[Ending]:
+    """Return what ended on these nodes since ``since_ms``, and what works there now."""
+    known = replicas.list_ended_since(tx, since_ms, limit=ENDINGS_MAX)
+    known += replicas.list_holding(tx)
+    over = attempts.list_ended_since(tx, since_ms, limit=ENDINGS_MAX)
+    return endings_of(known, over, of_nodes)
 
 
 def _upsert(tx: Transaction, table: Table, first: Values, values: Values) -> int:

@@ -12,7 +12,7 @@ from tramontane.store.codec import decode_launch, decode_names, encode_launch, e
 from tramontane.store.db import AnyRow, Transaction
 from tramontane.store.statements import LIMIT_DEFAULT, page, update_guarded
 from tramontane.store.statements import insert as insert_row
-from tramontane.store.tables import REPLICA_HOLDS_CAPACITY, replicas
+from tramontane.store.tables import REPLICA_HAS_ENDED, REPLICA_HOLDS_CAPACITY, replicas
 
 STORY_LINES: Final = 20  # a replica's whole life is a handful of events
 
@@ -68,6 +68,17 @@ def list_for(
 def list_holding(tx: Transaction) -> list[Replica]:
     """Return every replica that holds capacity, of all projects, oldest first."""
     return _list(tx, REPLICA_HOLDS_CAPACITY)
+
+
+def list_ended_since(tx: Transaction, since_ms: int, *, limit: int) -> list[Replica]:
+    """Return those that ended at ``since_ms`` or later, of all projects, newest first."""
+    query = (
+        select(replicas)
+        .where(REPLICA_HAS_ENDED, replicas.c.changed_at_ms >= since_ms)
+        .order_by(replicas.c.changed_at_ms.desc(), replicas.c.id.desc())
+        .limit(limit)
+    )
+    return [_replica(row) for row in tx.execute(query)]
 
 
 def list_of(tx: Transaction, deployment_id: str) -> list[Replica]:

@@ -291,16 +291,48 @@ class Device(Reply):
 
 
 class Node(Reply):
-    """One machine and what replicas may use of it."""
+    """One machine, what replicas may use of it, and what Tramontane runs there."""
 
     object: Literal["node"] = "node"
     id: str
     cluster_id: str
+    cluster: Annotated[str, Field(description="Name of its cluster.")]
     name: str
+    site: Annotated[str | None, Field(description="Where it stands, as the operator says.")]
+    country: Annotated[str | None, Field(description="Whose law it is under.")]
+    rack: Annotated[str | None, Field(description="Nodes with the fastest network between them.")]
     status: Annotated[str, Field(description="One of ready, drained, lost, unknown.")]
+    reason: Annotated[str | None, Field(description="Why it is drained or lost.")]
+    wanted: Annotated[
+        str | None, Field(description="drained or ready, when that was asked for; else null.")
+    ]
+    wanted_reason: Annotated[str | None, Field(description="Why it is wanted drained.")]
     capacity: Resources
     devices: list[Device]
+    devices_free: Annotated[
+        int, Field(description="Not held by replicas or attempts; others may hold some of them.")
+    ]
+    replica_ids: Annotated[list[str], Field(description="Replicas that hold a part of it.")]
+    attempt_ids: Annotated[list[str], Field(description="Attempts at jobs that run on it.")]
+    failures: Annotated[
+        int, Field(description="How many things failed on it since anything worked there.")
+    ]
     last_seen_at_ms: Time
+
+
+class Rack(Reply):
+    """The nodes of a cluster with the fastest network between them."""
+
+    name: Annotated[str | None, Field(description="Null: the cluster tells no racks.")]
+    nodes: list[Node]
+
+
+class ClusterDetail(Cluster):
+    """A cluster with its racks and their nodes."""
+
+    site: Annotated[str | None, Field(description="Where it stands, as the operator says.")]
+    country: Annotated[str | None, Field(description="Whose law it is under.")]
+    racks: list[Rack]
 
 
 class Event(Reply):

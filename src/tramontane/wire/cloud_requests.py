@@ -344,6 +344,22 @@ class NodePageQuery(PageQuery):
     ] = None
 
 
+class NodeQuery(Query):
+    """Which node a name means."""
+
+    cluster: Annotated[
+        types.Ref | None, Field(description="Its cluster, where several have a node of that name.")
+    ] = None
+
+
+class DrainNode(Strict):
+    """Nothing new is to start on the node, and what serves there is to move."""
+
+    model_config = _example({"reason": "new disks"})
+
+    reason: Annotated[types.Reason, Field(description="Why; the cluster's own tools show it.")]
+
+
 class ProjectQuery(Query):
     """Which project a deployment's name means."""
 

@@ -14,6 +14,7 @@ from tramontane.store.codec import decode, encode
 from tramontane.store.db import AnyRow, StaleError, Transaction
 from tramontane.store.jobs import jobs
 from tramontane.store.jobs.tables import (
+    ATTEMPT_HAS_ENDED,
     ATTEMPT_IS_KEPT,
     ATTEMPT_IS_LIVE,
     ATTEMPT_IS_UNACCOUNTED,
@@ -110,6 +111,17 @@ def list_live(tx: Transaction) -> list[Attempt]:
 def list_unaccounted(tx: Transaction) -> list[Attempt]:
     """Return some attempts, live ones too, whose cost is not certain yet, oldest first."""
     return _list(tx, ATTEMPT_IS_UNACCOUNTED, limit=BATCH_MAX)
+
+
+def list_ended_since(tx: Transaction, since_ms: int, *, limit: int) -> list[Attempt]:
+    """Return those that ended at ``since_ms`` or later, of all projects, newest first."""
+    query = (
+        select(attempts)
+        .where(ATTEMPT_HAS_ENDED, attempts.c.ended_at_ms >= since_ms)
+        .order_by(attempts.c.ended_at_ms.desc(), attempts.c.id.desc())
+        .limit(limit)
+    )
+    return [_attempt(row) for row in tx.execute(query)]
 
 
 def list_forgettable(tx: Transaction, before_ms: int) -> list[Attempt]:
