@@ -73,6 +73,7 @@ def test_a_file_elsewhere_has_its_paths_beside_it(tmp_path: Path) -> None:
         (LEAST + "users = ['a']", "users must be a table"),
         (LEAST + "[slurm.alps.users]\nacme = 'root; id'", "is not a Unix user name"),
         (LEAST + "default_user = '-x'", "is not a Unix user name"),
+        (LEAST + "account_prefix = 'tmt'", "with one underscore at its end, such as tmt_"),
         (LEAST + "site = ''", "site must be a text of one line"),
         (LEAST.replace("http://127.0.0.1:6820", "unix:/x"), "must begin with http://"),
         ("cluster = 'alps'\n" + LEAST, "two clusters are named 'alps'"),

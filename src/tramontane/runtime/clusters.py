@@ -10,6 +10,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, cast
 
+from tramontane.domain.quotas.names import PREFIX_WORDS, is_prefix
+
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _UNIX_USER: Final = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 
@@ -125,6 +127,9 @@ def _check(settings: SlurmSettings, where: str) -> None:
     for url in (settings.url, settings.report_url or settings.url):
         if not url.startswith(("http://", "https://")):
             raise ClusterSettingsError(f"{where}: {url!r} must begin with http:// or https://")
+    if not is_prefix(settings.account_prefix):
+        given = f"account_prefix must be {PREFIX_WORDS}, not {settings.account_prefix!r}"
+        raise ClusterSettingsError(f"{where}: {given}")
     users = [*settings.users.values(), settings.default_user or "nobody", settings.admin_user]
     for user in users:
         if not _UNIX_USER.fullmatch(user):

@@ -180,7 +180,7 @@ def parse_reservations(printed: str, ending_ms: int) -> dict[str, Reservation]:
         found[name] = Reservation(
             name=name,
             accounts=_names(_or_nothing(fields.get("Accounts"))),
-            nodes=frozenset(hostlist.expand(_or_nothing(fields.get("Nodes")))),
+            nodes=_nodes(_or_nothing(fields.get("Nodes"))),
             draws="MAGNETIC" in fields.get("Flags", "").split(","),
             is_ending=_moment_ms(fields.get("EndTime", "")) < ending_ms,
         )
@@ -257,6 +257,14 @@ def _cluster_of(config: dict[str, str]) -> str:
 
 def _names(listed: str) -> frozenset[str]:
     return frozenset(name for name in listed.split(",") if name)
+
+
+def _nodes(listed: str) -> frozenset[str]:
+    """Return the nodes; none for a list that cannot be read: most reservations are of others."""
+    try:
+        return frozenset(hostlist.expand(listed))
+    except ValueError:
+        return frozenset()
 
 
 def _number(shown: str) -> int | None:
