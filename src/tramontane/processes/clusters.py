@@ -10,6 +10,7 @@ from tramontane.domain.quotas.accounts import AccountPolicy
 from tramontane.domain.resources import Resources
 from tramontane.drivers.accounts import Accounts
 from tramontane.drivers.base import Driver
+from tramontane.drivers.patient import PatientDriver
 from tramontane.drivers.process import ProcessDriver
 from tramontane.drivers.process_node import machine_capacity
 from tramontane.drivers.slurm.accounts import SlurmAccounts
@@ -46,7 +47,8 @@ def make_clusters(settings: Settings, home: Path, installation_id: str, clock: C
     url = origin(settings.host, settings.port, is_tls=settings.tls_certificate is not None)
     for cluster in settings.slurm:
         driver = SlurmDriver(cluster, installation_id, report_url=url, clock=clock)
-        made.drivers[cluster.name] = driver
+        has_neighbours = settings.run_locally or len(settings.slurm) > 1
+        made.drivers[cluster.name] = PatientDriver(driver) if has_neighbours else driver
         made.sites[cluster.name] = Site(cluster.site, cluster.country)
         if cluster.manage_accounts:
             made.accounts[cluster.name] = _accounts(cluster, installation_id, clock)
