@@ -58,7 +58,7 @@ class ProcessDriver:
     machine on purpose. Its ``devices`` limits how many of the detected ones are used.
     """
 
-    queues: Final = False
+    queues = False
 
     def __init__(
         self,
