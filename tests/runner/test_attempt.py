@@ -22,6 +22,7 @@ from tramontane.domain.jobs.attempt import JobLaunch, ShippedFile
 from tramontane.domain.resources import Resources
 from tramontane.drivers.attempt_logs import read_last_lines, read_log
 from tramontane.runner import attempt, child, output
+from tramontane.runner.command import SECOND_RUN
 
 pytestmark = pytest.mark.slow
 Prepare = Callable[..., AttemptRunner]
@@ -335,12 +336,12 @@ def test_a_directory_belongs_to_the_job_that_claimed_it(prepare: Prepare) -> Non
     first = run.start("--claim", "4711")
     until(lambda: "ran" in run.output())
     duplicate = run.start("--claim", "4712")
-    assert duplicate.wait(5) == os.EX_TEMPFAIL
+    assert duplicate.wait(5) == SECOND_RUN
     assert (run.dir / "claim").read_text() == "4711"
     assert first.wait(10) == 0
     before = run.report()
-    assert run.start("--claim", "4711").wait(5) == 0  # it ran already
-    assert run.start("--claim", "4712").wait(5) == os.EX_TEMPFAIL
+    assert run.start("--claim", "4711").wait(5) == SECOND_RUN  # it ran already
+    assert run.start("--claim", "4712").wait(5) == SECOND_RUN
     assert run.report() == before
     assert run.output() == "ran\n"
 
@@ -349,7 +350,7 @@ def test_many_jobs_with_one_directory_start_one(prepare: Prepare) -> None:
     run = prepare("echo ran; sleep 0.5")
     children = [run.start("--claim", str(number)) for number in range(6)]
     statuses = sorted(it.wait(15) for it in children)
-    assert statuses == [0] + [os.EX_TEMPFAIL] * 5
+    assert statuses == [0] + [SECOND_RUN] * 5
     assert run.output() == "ran\n"
 
 

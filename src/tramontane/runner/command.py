@@ -15,8 +15,8 @@ SIGINT asked.
 
 exit status: 0 the engine ran and ended, or had run before; of an attempt the command's, 124 at its
 time limit, 143 when it was asked to end; 64 the arguments do not fit; 66 there is no launch.json;
-70 it died early; 73 the report could not be written, and 75 another job claimed the directory, so
-nothing was started.
+70 it died early; 73 the report could not be written, so nothing was started. With --claim, 91
+nothing was started because it was claimed by another job, or had run before.
 """
 
 # No pathlib in this package: it costs 2 MB, and there is one runner per engine. What escapes
@@ -40,6 +40,7 @@ from tramontane.runner.replica import ReplicaRun, WorkerRun
 HEALTH_LOST_S: Final = 30.0  # a hung device call seldom comes back after that long
 CLAIM_WAIT_S: Final = 5.0  # between making the file of a claim and writing it
 AUTO: Final = "auto"
+SECOND_RUN: Final = 91  # no success: a cluster that lost a job and starts it anew is told so
 
 
 def main(argv: list[str]) -> int:
@@ -114,15 +115,15 @@ def _run(args: argparse.Namespace, rank: int, announce: Callable[..., int]) -> i
         run = WorkerRun(args, group) if rank else ReplicaRun(args, group)
     try:
         if args.claim and not _claim(args.run_dir, args.claim):
-            return announce("another job has it", os.EX_TEMPFAIL)
+            return announce("another job has it", SECOND_RUN)
         _lock(args, rank)
         if os.path.exists(f"{args.run_dir}/{gang.report_name(rank)}"):
-            return announce("it already ran")
+            return announce("it already ran", SECOND_RUN if args.claim else 0)
         with open(f"{args.run_dir}/launch.json", encoding="utf-8") as file:
             text = file.read()
         run.report(strict=True)
     except BlockingIOError:
-        return announce("another runner has it")
+        return announce("another runner has it", SECOND_RUN if args.claim else 0)
     except FileNotFoundError as error:
         return announce(f"{error.filename} is missing", os.EX_NOINPUT)
     except OSError as error:

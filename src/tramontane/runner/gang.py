@@ -9,7 +9,6 @@ import signal
 import socket
 import time
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from tramontane.runner.child import ASKED
 from tramontane.runner.engine import free_port
@@ -108,6 +107,8 @@ def own_address(url: str | None) -> str:
 
     Without an answer from the name service it is the address that the default route uses.
     """
+    from urllib.parse import urlsplit  # noqa: PLC0415 (milliseconds, where nobody asks for it)
+
     places: list[Any] = []
     parts = urlsplit(url or "")
     if parts.hostname:
