@@ -40,6 +40,7 @@ from tramontane.processes.startup import (
 )
 from tramontane.reconcilers.accounts import INTERVAL_S, AccountsReconciler
 from tramontane.reconcilers.autoscale import AutoscaleReconciler
+from tramontane.reconcilers.health import HealthReconciler
 from tramontane.reconcilers.jobs.reconciler import JobReconciler
 from tramontane.reconcilers.loop import Loop
 from tramontane.reconcilers.metering import MeteringReconciler
@@ -66,6 +67,8 @@ _METERING_INTERVAL_S: Final = 5.0
 _ROUTES_INTERVAL_S: Final = 2.0
 # A response whose gateway is gone is told as failed this much after the silence that proves it.
 _RESPONSES_INTERVAL_S: Final = 5.0
+# A wish to drain or resume a node is carried out within this.
+_HEALTH_INTERVAL_S: Final = 2.0
 _FINISH_REQUESTS_S: Final = 5
 _TICK_S: Final = 1.0
 _DEMO_FILE: Final = Path("models", "demo", "tramontane-demo-q8_0.gguf")
@@ -249,7 +252,14 @@ class _ControlPlane:
         metering = MeteringReconciler(self._db, self._clock)
         keep_days = self._settings.responses_keep_days
         responses = ResponsesReconciler(self._db, self._clock, keep_days=keep_days)
+        health = HealthReconciler(
+            self._db,
+            self._drivers,
+            self._clock,
+            failures_max=self._settings.node_failures_max,
+        )
         return (
+            self._loop("health", health.step, _HEALTH_INTERVAL_S, holder),
             self._loop("metering", metering.step, _METERING_INTERVAL_S, holder),
             self._loop("responses", responses.step, _RESPONSES_INTERVAL_S, holder),
         )

@@ -39,13 +39,14 @@ class HealthReconciler:
         self._refused: set[tuple[str, str | None]] = set()
 
     def step(self) -> bool:
-        """Make one pass; return whether a node is not yet as it is wanted."""
+        """Make one pass; it never asks for the next one soon, since clusters show drains late."""
         if self._failures_max:
             with self._db.read() as tx:
                 drains = self._suspects(tx)
             if drains:
                 self._db.write(self._record)
-        return self._carry_out()
+        self.carry_out()
+        return False
 
     def _suspects(self, tx: Transaction) -> tuple[Drain, ...]:
         nodes = fleet.list_nodes(tx)
@@ -60,7 +61,8 @@ class HealthReconciler:
             events.append(tx, _drained(drain, self._clock.now_ms()))
             log.warning("node %s: %s", node.name, drain.reason)
 
-    def _carry_out(self) -> bool:
+    def carry_out(self) -> int:
+        """Ask for what is not yet as it is wanted; return of how many nodes."""
         with self._db.read() as tx:
             nodes = [node for node in fleet.list_nodes(tx) if _is_due(node)]
             names = {it.id: it.name for it in fleet.list_clusters(tx)} if nodes else {}
@@ -68,7 +70,7 @@ class HealthReconciler:
             driver = self._drivers.get(names[node.cluster_id])
             if driver is not None:
                 self._ask(driver, node)
-        return bool(nodes)
+        return len(nodes)
 
     def _ask(self, driver: Driver, node: Node) -> None:
         reason = None if node.is_resume_wanted else node.wanted_drain_reason

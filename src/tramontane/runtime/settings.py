@@ -77,6 +77,14 @@ TABLE: Final[tuple[Setting, ...]] = (
         "memory that replicas may reserve on this node; unset: all but a tenth",
     ),
     Setting("reconcile_interval_ms", 1_000, "pause between two looks at the world", 50, 60_000),
+    Setting(
+        "node_failures_max",
+        3,
+        "replicas and attempts that fail on a node one after the other before it is drained; "
+        "0: never",
+        0,
+        1_000,
+    ),
     Setting("drain_timeout_s", 30, "longest wait for requests in flight at a stop", 0, 3_600),
     Setting("responses_keep_days", 30, "days after which a stored response is deleted", 1, 3_650),
     Setting("log_level", "info", "debug, info, warning or error"),
@@ -156,6 +164,7 @@ class Settings:
     node_cpu_millicores: int | None
     node_memory_bytes: int | None
     reconcile_interval_ms: int
+    node_failures_max: int
     drain_timeout_s: int
     responses_keep_days: int
     log_level: str
