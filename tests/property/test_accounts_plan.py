@@ -164,9 +164,25 @@ def test_a_fresh_cluster_gets_all_and_loses_all(now: Tenants, policy: AccountPol
     assert not cluster.default_accounts
 
 
-@pytest.mark.parametrize("prefix", ["", "r", "tmt", "_", "tmt_a_", "TMT_", "tmt _", "%_"])
+dns_label = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", fullmatch=True)
+
+
+@given(st.lists(st.tuples(dns_label, st.none() | dns_label), unique=True, max_size=20))
+def test_accounts_are_told_apart_by_what_slurm_looks_at(
+    pairs: list[tuple[str, str | None]],
+) -> None:
+    made = [names.account_of(PREFIX, *pair) for pair in pairs]
+    assert len(set(made)) == len(pairs)
+    assert all(len(name) <= 42 and name.startswith(PREFIX) for name in made)
+    long = [names.account_of(PREFIX, "x" * 63, f"{'y' * 62}{n}") for n in range(3)]
+    assert len(set(long)) == 3
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "r", "tmt", "_", "tmt_a_", "TMT_", "tmt _", "%_", "x" * 16 + "_"]
+)
 def test_a_prefix_that_could_claim_others_is_no_prefix(prefix: str) -> None:
-    with pytest.raises(ValueError, match="the prefix of accounts must be a-z"):
+    with pytest.raises(ValueError, match="the prefix of accounts must be up to 15 of a-z"):
         plan_accounts(Book(), Observed(Book()), prefix)
 
 
