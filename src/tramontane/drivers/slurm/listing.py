@@ -1,7 +1,8 @@
 """What the cluster looked like a moment ago: asked once for all who look.
 
 In the steady state slurmctld gets at most one question per poll interval: the jobs, and now and
-then the nodes or the partitions in their place. An outage is remembered for as long.
+then the nodes or the partitions in their place. When something of ours started or ended, the
+nodes are asked for besides. An outage is remembered for as long.
 """
 
 import threading
@@ -64,7 +65,6 @@ class Listing:
         self._asked_at = -1e9
         self._round = 0
         self._are_nodes_due = False
-        self._were_nodes_last = False
         self._is_complete = False
         self._outage: tuple[float, str] | None = None
 
@@ -116,15 +116,12 @@ class Listing:
         self._round += 1
         if not jobs_first and self._round % PARTITIONS_EVERY == 0:
             self._ask_partitions()
-        elif not jobs_first and self._is_turn_of_nodes():
+        elif not jobs_first and self._round % NODES_EVERY == 0:
             self._ask_nodes()
         else:
             self._ask_jobs()
-
-    def _is_turn_of_nodes(self) -> bool:
-        """Tell whether nodes are asked for; never twice in a row: jobs are what people wait for."""
-        is_due = self._are_nodes_due or self._round % NODES_EVERY == 0
-        return is_due and not self._were_nodes_last
+            if self._are_nodes_due and not jobs_first:
+                self._ask_nodes()
 
     def _ask_jobs(self) -> None:
         asked_at = self._monotonic()
@@ -132,14 +129,12 @@ class Listing:
         if _holders(jobs) != _holders(self._seen.jobs):
             self._are_nodes_due = True  # what others hold is the difference to what we hold
         self._seen = replace(self._seen, jobs=jobs, jobs_at=asked_at)
-        self._were_nodes_last = False
 
     def _ask_nodes(self) -> None:
         nodes = tuple(self._api.nodes())
         known = tuple(job for same in self._seen.jobs.values() for job in same)
         self._seen = replace(self._seen, nodes=nodes, jobs_with_nodes=known)
         self._are_nodes_due = False
-        self._were_nodes_last = True
 
     def _ask_partitions(self) -> None:
         listed = self._api.partitions()
