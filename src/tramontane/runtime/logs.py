@@ -16,9 +16,10 @@ from typing import Final
 FORMATS: Final = ("text", "json")
 _TEXT: Final = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s %(message)s"
 _SECONDS: Final = "%Y-%m-%dT%H:%M:%S"
-# Our keys, bearer tokens, and passwords inside URLs.
+# Our keys, bearer tokens, and passwords inside URLs. A Slurm account begins as a key does; one that
+# is shorter than a third of a key is told.
 _SECRETS: Final = re.compile(
-    r"tmt_[0-9a-zA-Z]+|(?<=[Bb]earer )[^\s'\"]+|(?<=://)[^/@\s:]*:[^/@\s]+(?=@)"
+    r"tmt_[0-9a-zA-Z]{20,}|(?<=[Bb]earer )[^\s'\"]+|(?<=://)[^/@\s:]*:[^/@\s]+(?=@)"
 )
 _BLOT: Final = "***"
 
