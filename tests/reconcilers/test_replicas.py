@@ -8,14 +8,23 @@ from typing import TypeVar
 import pytest
 
 from tests.reconcilers.conftest import CountingDatabase, Small
-from tests.support.planning import GIB, NODE, RECIPES, launch_of, stored_deployment
+from tests.support.planning import (
+    GIB,
+    NODE,
+    ORGANIZATION,
+    RECIPES,
+    launch_of,
+    stored_deployment,
+)
 from tramontane.domain.deployment import Deployment, DeploymentStatus
 from tramontane.domain.fleet import ClusterStatus, NodeStatus
 from tramontane.domain.launch import LaunchSpec, PriorityClass, Tenancy
 from tramontane.domain.observation import ClusterView
 from tramontane.domain.planning.calls import ENDED_KEPT
 from tramontane.domain.planning.snapshot import from_json
+from tramontane.domain.quotas.quota import RackReservation
 from tramontane.domain.replica import ReplicaStatus
+from tramontane.domain.tenancy import Organization
 from tramontane.drivers.fake import FakeDriver, FakeNode
 from tramontane.drivers.faults import (
     Crash,
@@ -27,8 +36,9 @@ from tramontane.drivers.faults import (
 )
 from tramontane.reconcilers.commit import ENDED_ROWS_KEPT
 from tramontane.reconcilers.replicas import ReplicaReconciler
-from tramontane.store import deployments, fleet, replicas
+from tramontane.store import deployments, fleet, replicas, tenancy
 from tramontane.store.db import Database, Transaction
+from tramontane.store.quotas import reservations
 
 T = TypeVar("T")
 
@@ -488,3 +498,24 @@ def test_a_replica_on_several_nodes_holds_and_names_all_of_them(small: Small) ->
     small.driver.add_fault(LoseNode("c", at_ms=0, until_ms=1 << 40))
     small.passes(1)
     assert small.statuses(wanted.id) == ["failed"]
+
+
+def test_a_rack_that_is_reserved_for_another_organization_is_left(small: Small) -> None:
+    nodes = [FakeNode(name, NODE, rack=name) for name in ("a", "b")]
+    small.driver = FakeDriver(small.clock, nodes)
+    small.reconciler = small.new_reconciler()
+    wanted = small.want()
+    small.passes(6)
+    other = Organization(small.ids.new("org"), "other", small.clock.now_ms())
+    small.db.write(lambda tx: tenancy.insert_organization(tx, other))
+    kept = RackReservation("rsv_1", other.id, "local", "a")
+    small.db.write(lambda tx: reservations.insert(tx, kept, 1))
+    small.passes(10)
+    with small.db.read() as tx:
+        names = {node.id: node.name for node in fleet.list_nodes(tx)}
+    found = [(names[r.node_id], str(r.status)) for r in small.replicas(wanted.id)]
+    assert found == [("a", "stopped"), ("b", "ready")]
+    own = RackReservation("rsv_2", ORGANIZATION.id, "local", "b")
+    small.db.write(lambda tx: reservations.insert(tx, own, 1))
+    small.passes(3)
+    assert small.statuses(wanted.id) == ["stopped", "ready"]

@@ -32,7 +32,7 @@ from tramontane.domain.planning.plan import (
     Transition,
 )
 from tramontane.domain.planning.replica_plan import plan_replicas
-from tramontane.domain.planning.snapshot import Need, ReplicaSnapshot
+from tramontane.domain.planning.snapshot import KeptRack, Need, ReplicaSnapshot
 from tramontane.domain.replica import ReplicaStatus
 from tramontane.domain.resources import Resources
 
@@ -359,3 +359,23 @@ def test_what_a_start_waits_for_is_told_without_the_estimate() -> None:
     rested = replace(me, status=told.status, reason=told.reason)
     assert planned("it waits for Resources; about 2 min", rested).actions == ()
     assert planned("it waits for Priority; about 2 min", rested).actions != ()
+
+
+def test_a_rack_that_is_reserved_for_others_gets_nothing_and_is_left() -> None:
+    me = deployment_of()
+    nodes = tuple(replace(node_of(n), rack=f"r{n}") for n in (1, 2))
+    theirs = KeptRack("local", "r1", ())
+    plan = plan_replicas(replace(snapshot_of((me,), nodes=nodes), kept_racks=(theirs,)))
+    assert [a.node_id for a in plan.actions if isinstance(a, Place)] == [nodes[1].id]
+    mine = replace(theirs, project_ids=(me.project_id,))
+    elsewhere = replace(theirs, cluster="far")
+    for kept in (mine, elsewhere):
+        plan = plan_replicas(replace(snapshot_of((me,), nodes=nodes), kept_racks=(kept,)))
+        assert [a.node_id for a in plan.actions if isinstance(a, Place)] == [nodes[0].id]
+    old = replica_of(1, me)
+    moving = replace(snapshot_of((me,), (old,), nodes=nodes), kept_racks=(theirs,))
+    told = plan_replicas(moving)
+    assert [a.node_id for a in told.actions if isinstance(a, Place)] == [nodes[1].id]
+    assert "1 to be replaced: its rack is reserved for another organization" in str(
+        status_in(told).reason
+    )

@@ -19,11 +19,11 @@ from tramontane.domain.observation import (
 from tramontane.domain.planning.fleet_view import merge_cluster
 from tramontane.domain.planning.placement import Holding
 from tramontane.domain.planning.reported import with_reports
-from tramontane.domain.planning.snapshot import ClusterState, ReplicaSnapshot
+from tramontane.domain.planning.snapshot import ClusterState, KeptRack, ReplicaSnapshot
 from tramontane.domain.replica import Replica, ReplicaStatus
 from tramontane.domain.report import RunnerReport
 from tramontane.drivers.base import Driver, DriverUnavailableError
-from tramontane.reconcilers.needs import Recipes, need_of, read_versions
+from tramontane.reconcilers.needs import Recipes, need_of, read_kept_racks, read_versions
 from tramontane.runtime.clock import IdSource
 from tramontane.store import deployments, fleet, replicas, routes
 from tramontane.store.db import Database, StaleError, Transaction
@@ -52,6 +52,7 @@ class Rows:
     routed_replica_ids: frozenset[str]
     holdings: tuple[Holding, ...] = ()
     reports: Mapping[str, RunnerReport] = field(default_factory=dict[str, RunnerReport])
+    kept_racks: tuple[KeptRack, ...] = ()
 
 
 def read_rows(tx: Transaction, known_versions: Mapping[str, ModelVersion]) -> Rows:
@@ -76,6 +77,7 @@ def read_rows(tx: Transaction, known_versions: Mapping[str, ModelVersion]) -> Ro
         ),
         holdings=tuple(attempts.holdings(tx)),
         reports=runners.list_of(tx, ids.REPLICA),
+        kept_racks=read_kept_racks(tx, live),
     )
 
 
@@ -225,4 +227,5 @@ def snapshot_of(
         routed_replica_ids=rows.routed_replica_ids,
         start_errors=tuple(sorted(start_errors.items())),
         holdings=rows.holdings,
+        kept_racks=rows.kept_racks,
     )

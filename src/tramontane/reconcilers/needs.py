@@ -5,10 +5,11 @@ from collections.abc import Collection, Mapping
 from tramontane.domain.catalog import ModelVersion
 from tramontane.domain.deployment import Deployment
 from tramontane.domain.launch import Tenancy
-from tramontane.domain.planning.snapshot import Need
+from tramontane.domain.planning.snapshot import KeptRack, Need
 from tramontane.engines.recipe import EngineRecipe
 from tramontane.store import catalog, tenancy
 from tramontane.store.db import Transaction
+from tramontane.store.quotas import reservations
 
 Recipes = Mapping[str, EngineRecipe]
 Versions = Mapping[str, ModelVersion]
@@ -62,3 +63,20 @@ def tenancy_of(tx: Transaction, project_id: str) -> Tenancy | None:
     project = tenancy.get_project(tx, project_id)
     owner = tenancy.get_organization(tx, project.organization_id) if project else None
     return Tenancy(owner.name, project.name) if project and owner else None
+
+
+def read_kept_racks(tx: Transaction, live: Collection[Deployment]) -> tuple[KeptRack, ...]:
+    """Return the racks that are reserved, each with those projects of ``live`` that may use it."""
+    kept = reservations.list_all(tx)
+    if not kept:
+        return ()
+    projects = (tenancy.get_project(tx, it) for it in {each.project_id for each in live})
+    owners = {project.id: project.organization_id for project in projects if project is not None}
+    return tuple(
+        KeptRack(
+            it.cluster,
+            it.rack,
+            tuple(sorted(id_ for id_, owner in owners.items() if owner == it.organization_id)),
+        )
+        for it in kept
+    )

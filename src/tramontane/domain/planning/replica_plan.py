@@ -52,6 +52,7 @@ class _Draft:
     unplaced: Unplaced | None = None
     leaving: dict[str, Leaving] = field(default_factory=dict[str, Leaving])
     waits: tuple[str, ...] = ()
+    closed: frozenset[str] = frozenset()
 
 
 def plan_replicas(snapshot: ReplicaSnapshot) -> Plan:
@@ -64,6 +65,7 @@ def plan_replicas(snapshot: ReplicaSnapshot) -> Plan:
     drafts = _draft(snapshot)
     nodes = {node.id: node for state in snapshot.clusters for node in state.nodes}
     for draft in drafts:
+        draft.closed = _closed(draft.deployment.project_id, snapshot)
         _observe(draft, watch, snapshot.now_ms)
         _keep_busy(draft, watch)
         _find_leaving(draft, watch, nodes, snapshot.now_ms)
@@ -168,7 +170,13 @@ def _find_leaving(draft: _Draft, watch: Watch, nodes: Mapping[str, Node], now_ms
     count = sum(it is not None and it.ends_at_ms is not None for it in seen.values())
     for replica in active:
         found = leaving(
-            replica, nodes, seen[replica.id], start_ms=draft.start_ms, now_ms=now_ms, count=count
+            replica,
+            nodes,
+            seen[replica.id],
+            start_ms=draft.start_ms,
+            now_ms=now_ms,
+            count=count,
+            closed=draft.closed,
         )
         if found is not None:
             draft.leaving[replica.id] = found
@@ -239,7 +247,7 @@ def _place_one(
     allowed = {
         node_id: room
         for node_id, room in rooms.items()
-        if spec.cluster in {None, clusters[room.node.cluster_id]}
+        if spec.cluster in {None, clusters[room.node.cluster_id]} and node_id not in draft.closed
     }
     spot = find_spot(allowed, owner, need, spec.nodes)
     if spot is None:
@@ -280,6 +288,19 @@ def _open_rooms(drafts: list[_Draft], snapshot: ReplicaSnapshot) -> dict[str, Ro
         if (state.cluster.id, node.name) not in occupied
     ]
     return rooms_of(nodes, holding, snapshot.holdings, _used(snapshot))
+
+
+def _closed(project_id: str, snapshot: ReplicaSnapshot) -> frozenset[str]:
+    """Return the ids of the nodes whose racks are kept for others than this project."""
+    kept = {(it.cluster, it.rack): it.project_ids for it in snapshot.kept_racks}
+    if not kept:
+        return frozenset()
+    return frozenset(
+        node.id
+        for state in snapshot.clusters
+        for node in state.nodes
+        if project_id not in kept.get((state.cluster.name, node.rack or ""), (project_id,))
+    )
 
 
 def _used(snapshot: ReplicaSnapshot) -> dict[str, Resources]:

@@ -41,6 +41,15 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptRack:
+    """A rack of a cluster, by name, that only deployments of ``project_ids`` may use."""
+
+    cluster: str
+    rack: str
+    project_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaSnapshot:
     """Desired and observed state at ``now_ms``.
 
@@ -48,7 +57,7 @@ class ReplicaSnapshot:
     lists, and the ended ones of deployments whose last start failed. ``routed_replica_ids`` are
     those that the published route table names. ``start_errors`` are pairs of a replica's id and
     what its driver said when its start was last tried in vain. ``holdings`` are those of attempts
-    at jobs, which share the nodes with replicas.
+    at jobs, which share the nodes with replicas. ``kept_racks`` are reserved for someone.
     """
 
     now_ms: int
@@ -59,6 +68,7 @@ class ReplicaSnapshot:
     routed_replica_ids: frozenset[str] = frozenset()
     start_errors: tuple[tuple[str, str], ...] = ()
     holdings: tuple[Holding, ...] = ()
+    kept_racks: tuple[KeptRack, ...] = ()
     format: int = SNAPSHOT_FORMAT
 
 

@@ -1,11 +1,12 @@
 """Which replicas have to leave where they are, why, and when one must stop for it.
 
-A replica leaves a node that is drained, and a cluster that is about to end it. It is replaced like
-one of an older generation: its successor is ready before it stops. With no room for a successor it
-serves on, as long as it can. Nothing of this is recorded: it follows from what was seen.
+A replica leaves a node that is drained, a rack that was reserved for others, and a cluster that is
+about to end it. It is replaced like one of an older generation: its successor is ready before it
+stops. With no room for a successor it serves on, as long as it can. Nothing of this is recorded:
+it follows from what was seen.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,11 +51,13 @@ def leaving(
     start_ms: int,
     now_ms: int,
     count: int = 1,
+    closed: Collection[str] = (),
 ) -> Leaving | None:
     """Return why ``replica`` has to leave, None while it may stay.
 
     ``nodes`` are known by id. ``seen`` is what its cluster says of it, None when it says nothing:
-    then only its node can make it leave. ``count`` replicas of its deployment have an end. One
+    then only its node can make it leave. ``closed`` are the nodes, by id, that are kept for others.
+    ``count`` replicas of its deployment have an end. One
     whose time on the cluster is short serves at least half of it before a successor is wanted, and
     three quarters before it stops: so each of them serves, and their number is bounded by the time
     that passes.
@@ -71,4 +74,6 @@ def leaving(
         node = nodes.get(node_id)
         if node is not None and node.status is NodeStatus.DRAINED:
             return Leaving(f"its node {node.name} is drained")
+        if node_id in closed:
+            return Leaving("its rack is reserved for another organization")
     return None
