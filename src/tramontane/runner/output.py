@@ -41,6 +41,13 @@ def explain(headline: str, log: str, secret: str) -> str:
     return f"{headline}:\n{text}" if text else headline
 
 
+def plain(text: str | None) -> str | None:
+    """Return ``text`` as it may stand in a report: capped, valid Unicode, no escape sequences."""
+    if text is None:
+        return None
+    return _ESCAPES.sub("", text).encode(errors="replace").decode()[:REASON_BYTES_MAX]
+
+
 def cap_log(path: str, bytes_max: int) -> int:
     """Move the end of a log that is too long to ``path.1``; return how much left ``path``.
 

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from tramontane.runner import linux
-from tramontane.runner.output import replace_file, say
+from tramontane.runner.output import plain, replace_file, say
 from tramontane.runner.timing import Lasting
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Report:
     def write(self, news: dict[str, Any], *, strict: bool = False) -> bool:
         """Write it and tell whether that worked; with ``strict`` raise instead."""
         self.written_at = time.monotonic()
+        news = {**news, "reason": plain(news.get("reason"))}
         report = {**self._fixed, **news, "at_ms": time.time_ns() // 1_000_000}
         if self.poster is not None:
             self.poster.tell(report)

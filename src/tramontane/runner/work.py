@@ -68,7 +68,7 @@ def _write(above: int, name: str, content: bytes, mode: int) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
         os.rename(draft, name, src_dir_fd=above, dst_dir_fd=above)
-    except OSError:
+    except (OSError, ValueError):  # such as a name that is no Unicode
         with contextlib.suppress(OSError):
             os.unlink(draft, dir_fd=above)
         raise
