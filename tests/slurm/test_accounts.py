@@ -192,7 +192,7 @@ def test_a_fresh_cluster_gets_everything_and_a_second_pass_changes_nothing(site:
 
 
 def test_what_is_changed_by_hand_is_told_and_set_back(site: Site) -> None:
-    site.settle()
+    site.reconciler.step()
     right = site.associations("acc_telco", "acc_telco_network", "acc_lab_training")
     cluster = f"cluster={site.slurm.name}"
     change = ("sacctmgr", "-i", "modify", "account", "name=acc_telco", cluster, "set")
@@ -215,7 +215,7 @@ def test_what_is_changed_by_hand_is_told_and_set_back(site: Site) -> None:
 
 
 def test_a_17th_device_waits_under_a_quota_of_16(site: Site) -> None:
-    site.settle()
+    site.reconciler.step()
     first = site.submit("tmt-a", "telco_network", "--nodes=4", "--gpus-per-node=4")
     site.until(first, "RUNNING")
     more = site.submit("tmt-a", "telco_network", "--nodes=1", "--gpus-per-node=1")
@@ -226,7 +226,7 @@ def test_a_17th_device_waits_under_a_quota_of_16(site: Site) -> None:
 
 
 def test_reserved_evicts_spot(site: Site) -> None:
-    site.settle()
+    site.reconciler.step()
     spot = site.submit("tmt-b", "lab_training", "--qos=acc_spot", "--nodes=4", "--gpus-per-node=4")
     site.until(spot, "RUNNING")
     reserved = site.submit(
@@ -262,7 +262,7 @@ def _reserved(site: Site) -> list[str]:
 
 
 def test_what_is_archived_goes_and_nothing_else(site: Site) -> None:
-    site.settle()
+    site.reconciler.step()
 
     def archive(tx):
         for project in (NETWORK, TRAINING):
