@@ -257,6 +257,16 @@ SENT: list[Sent] = [
     ("api-keys block key_1", "PATCH", "/api-keys/key_1", {}, {"is_blocked": True}),
     ("api-keys unblock key_1", "PATCH", "/api-keys/key_1", {}, {"is_blocked": False}),
     ("api-keys update key_1 --models *", "PATCH", "/api-keys/key_1", {}, {"allowed_models": ["*"]}),
+    (
+        "jobs list --status failed",
+        "GET",
+        "/jobs",
+        {"status": "failed", "order": "desc", "limit": "100"},
+        None,
+    ),
+    ("jobs get train --project web", "GET", "/jobs/train", {"project": "web"}, None),
+    ("jobs cancel train -y", "POST", "/jobs/train/cancel", {}, {}),
+    ("jobs attempts train", "GET", "/jobs/train/attempts", {"limit": "100"}, None),
     ("story dep_1", "GET", "/events", {"subject": "dep_1", "limit": "100"}, None),
     ("whoami", "GET", "/whoami", {}, None),
 ]
@@ -274,8 +284,9 @@ def test_what_is_asked(serve: Serve, against: Against, sent: Sent) -> None:
 
 
 def test_no_verb_is_left_out() -> None:
-    apart = {"up", "control", "gateway", "plan", "runner", "chat"}
+    apart = {"up", "control", "gateway", "plan", "runner", "chat", "dev"}
     verbs = {" ".join(c.words) for c in commands() if not c.is_group and c.words[0] not in apart}
+    verbs -= {"jobs submit", "jobs wait", "jobs logs", "jobs example"}  # tests/cli/test_jobs.py
     tried = {line for line, *_ in SENT}
     assert {verb for verb in verbs if not any(line.startswith(verb) for line in tried)} == set()
 

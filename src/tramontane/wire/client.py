@@ -184,6 +184,8 @@ class CloudClient:
         with self._open(self._request("GET", self._url(_MANAGEMENT + path, query))) as response:
             if response.status != http.HTTPStatus.OK:
                 raise _api_error(self.origin, _read(self.origin, response))
+            if "text/plain" not in (response.headers.get("Content-Type") or ""):
+                raise BadReplyError(_not_ours(self.origin, "something that is no text"))
             try:
                 while piece := response.read1(_PIECE_BYTES):
                     yield piece

@@ -159,16 +159,14 @@ def logs(
     project: InProject = None,
 ) -> None:
     """Print what a job wrote. Ctrl-C while following leaves the job alone."""
-    found = _get(session, job, project)
     query: dict[str, object] = {"index": index, "rank": rank}
     if attempt is not None:
         query["attempt"] = attempt
     if follow:
+        found = _get(session, job, project)
         _finish(session, watching.follow(session.client, found, query))
         return
-    if lines is not None:
-        query["lines"] = lines
-    watching.print_logs(session.client, found, query)
+    watching.print_logs(session.client, job, {**query, "lines": lines, "project": project})
 
 
 @app.command("example", epilog=EPILOG)

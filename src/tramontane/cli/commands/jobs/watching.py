@@ -8,11 +8,19 @@ from typing import Any, Final, TextIO
 from tramontane.cli.exits import CommandError, ExitCode
 from tramontane.cli.output import moment, one_line, printable
 from tramontane.cli.progress import Progress
-from tramontane.wire.client import ApiError, CloudClient, Query, UnreachableError, segment
+from tramontane.wire.client import (
+    ApiError,
+    BadReplyError,
+    CloudClient,
+    Query,
+    UnreachableError,
+    segment,
+)
 
 PAUSE_S: Final = 0.5  # between two looks
 _ATTEMPTS_MAX: Final = 10_000
 _OVER: Final = frozenset({"succeeded", "failed", "cancelled"})
+_STATUSES: Final = _OVER | {"pending", "running"}
 _NOT_YET: Final = frozenset({"pending", "queued"})
 
 
@@ -22,8 +30,12 @@ def path_of(job: dict[str, Any]) -> str:
 
 
 def is_over(job: dict[str, Any]) -> bool:
-    """Tell whether nothing more happens to the job."""
-    return job.get("status") in _OVER
+    """Tell whether nothing more happens to the job; `BadReplyError` if it is none."""
+    status = job.get("status")
+    if not isinstance(status, str) or status not in _STATUSES:
+        msg = "the server answered with something that is no job; check that it is a Tramontane"
+        raise BadReplyError(msg)
+    return status in _OVER
 
 
 def told(job: dict[str, Any]) -> str:
@@ -66,8 +78,9 @@ def follow(client: CloudClient, job: dict[str, Any], query: dict[str, object]) -
     try:
         while True:
             job = look(client, job)
+            was_over = is_over(job)
             attempt = _attempt(client, job, int(str(query.get("index") or 0)), number)
-            if attempt is None and (is_over(job) or only is not None):
+            if attempt is None and (was_over or only is not None):
                 break
             if attempt is None or attempt.get("status") in _NOT_YET:
                 progress.show(_with_estimate(client, job, attempt))
@@ -113,24 +126,27 @@ class Printer:
 
     def write(self, piece: bytes) -> None:
         """Print a piece; a progress bar's returns become lines."""
-        text = self._decoder.decode(piece).replace("\r\n", "\n").replace("\r", "\n")
+        self._print(self._decoder.decode(piece))
+
+    def end(self) -> None:
+        """End an open line, so that what follows begins its own."""
+        self._print(self._decoder.decode(b"", final=True))
+        self._decoder.reset()
+        if self._line_is_open:
+            self._print("\n")
+
+    def _print(self, text: str) -> None:
         if text:
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
             self._stream.write(printable(text))
             self._stream.flush()
             self._line_is_open = not text.endswith("\n")
 
-    def end(self) -> None:
-        """End an open line, so that what follows begins its own."""
-        if self._line_is_open:
-            self._stream.write("\n")
-            self._stream.flush()
-            self._line_is_open = False
 
-
-def print_logs(client: CloudClient, job: dict[str, Any], query: Query) -> None:
-    """Print what there is of an attempt's output."""
+def print_logs(client: CloudClient, ref: str, query: Query) -> None:
+    """Print what there is of an attempt's output; ``ref`` is the job's id or name."""
     printer = Printer(sys.stdout)
-    for piece in client.stream_text(f"{path_of(job)}/logs", query):
+    for piece in client.stream_text(f"/jobs/{segment(ref)}/logs", query):
         printer.write(piece)
     printer.end()
 
