@@ -1,7 +1,9 @@
 """``tramontane jobs``: job files, with the line of each mistake, and following to the end."""
 
 import base64
+import contextlib
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
