@@ -12,7 +12,7 @@ from tramontane.domain.deployment import DeploymentSpec
 from tramontane.domain.refusal import Code
 from tramontane.engines import llamacpp, rules, vllm
 from tramontane.engines.options import ChoiceOption, IntegerOption, ShareOption
-from tramontane.engines.recipes import RECIPES, default_engine
+from tramontane.engines.recipes import RECIPES, default_engine, make_recipes
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -30,6 +30,21 @@ def test_names_and_defaults() -> None:
     }
     assert default_engine(specs.DEMO) == "llamacpp"
     assert default_engine(specs.MISTRAL_24B) == "vllm"
+
+
+@pytest.mark.parametrize("engine", ["llamacpp", "vllm"])
+def test_on_clusters_that_hand_out_whole_processors_replicas_take_whole_ones(engine: str) -> None:
+    spec, version = EASY[engine]
+    spec = dataclasses.replace(spec, cpu_millicores=1_100, memory_bytes=(64 << 30) + 1)
+    exact, whole = RECIPES[engine], make_recipes(in_whole_units=True)[engine]
+    assert (exact.check(spec, version), whole.check(spec, version)) == (None, None)
+    need = whole.resources(spec, version)
+    assert (need.cpu_millicores, need.memory_bytes) == (2_000, (64 << 30) + MIB)
+    assert need.devices == spec.devices
+    told = {"served_name": "x", "secret": "s", "device_indexes": tuple(range(spec.devices))}
+    launch = exact.launch(spec, version, **told)
+    assert launch.resources == exact.resources(spec, version)
+    assert whole.launch(spec, version, **told) == dataclasses.replace(launch, resources=need)
 
 
 REFUSALS: list[tuple[DeploymentSpec, ModelVersion, Code, str, str]] = [

@@ -379,7 +379,34 @@ def test_a_small_change_of_an_estimate_is_no_news() -> None:
         return writes_of(plan_of(job, attempts=[queued], clusters=[cluster_of(seen)]), Move)
 
     assert plan(NOW_MS + 59_000) == []
-    assert plan(NOW_MS + 61_000) != []
+    assert plan(NOW_MS + 81_000) != []
+
+
+@pytest.mark.parametrize(
+    ("known_s", "said_s", "told_s"),
+    [
+        (None, 100, 100),
+        (3_600, None, 3_600),  # the scheduler is planning anew
+        (-5, None, None),  # it has not started when it was expected to
+        (3_600, 4_000, 3_600),
+        (3_600, 4_900, 4_900),
+        (100, 170, 170),
+    ],
+)
+def test_an_estimate_stays_until_there_is_another(
+    known_s: int | None, said_s: int | None, told_s: int | None
+) -> None:
+    def at_ms(seconds: int | None) -> int | None:
+        return None if seconds is None else NOW_MS + 1_000 * seconds
+
+    job = job_of(cluster_id=CLUSTER_ID, reason="queued on local")
+    queued = attempt_of(
+        job, AttemptStatus.QUEUED, node_names=("node-1",), starts_at_ms=at_ms(known_s)
+    )
+    seen = listed(queued, AttemptState.QUEUED, starts_at_ms=at_ms(said_s))
+    moves = writes_of(plan_of(job, attempts=[queued], clusters=[cluster_of(seen)]), Move)
+    told = [move.new.starts_at_ms for move in moves] or [queued.starts_at_ms]
+    assert told == [at_ms(told_s)]
 
 
 def test_a_launch_follows_from_the_job_and_the_attempt() -> None:

@@ -131,7 +131,8 @@ class _ControlPlane:
         hmac_key = bytes.fromhex(secrets.hmac_key)
         clusters = make_clusters(settings, home.path, secrets.installation_id, self._clock)
         self._drivers = clusters.drivers
-        recipes = make_recipes(vllm_python=str(settings.vllm_python or PYTHON))
+        python = str(settings.vllm_python or PYTHON)
+        recipes = make_recipes(vllm_python=python, in_whole_units=bool(settings.slurm))
         holder = f"{socket.gethostname()}-{secrets.installation_id}"
         self._replicas = ReplicaReconciler(
             db,

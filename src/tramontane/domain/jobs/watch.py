@@ -6,7 +6,7 @@ The rule of rules: a cluster that did not answer says nothing, and nothing is co
 from dataclasses import replace
 from typing import Final
 
-from tramontane.domain.jobs.attempt import AttemptObservation, AttemptRecord
+from tramontane.domain.jobs.attempt import AttemptObservation, AttemptRecord, AttemptState
 from tramontane.domain.jobs.job import TRANSITIONS, Attempt, AttemptStatus, device_seconds
 from tramontane.domain.jobs.snapshot import Settle, Sightings
 from tramontane.domain.observation import Unreachable
@@ -18,8 +18,10 @@ UNLISTED_MS_MAX: Final = 300_000
 # and what never started, after ten minutes, as nothing.
 UNACCOUNTED_MS_MAX: Final = 86_400_000
 NEVER_STARTED_MS_MAX: Final = 600_000
-# An estimate moves a little with each look of the scheduler; less than this is no news.
+# An estimate moves with each look of the scheduler; less than this, or than a part of the time
+# until then, is no news.
 ESTIMATE_MS_MIN: Final = 60_000
+ESTIMATE_PART: Final = 4
 
 
 def seen_now(attempt: Attempt, sightings: Sightings, now_ms: int) -> Attempt:
@@ -92,7 +94,7 @@ def _observed(attempt: Attempt, seen: AttemptObservation, now_ms: int) -> Attemp
         exit_code=seen.exit_code,
         started_at_ms=attempt.started_at_ms if seen.started_at_ms is None else seen.started_at_ms,
         ended_at_ms=seen.ended_at_ms,
-        starts_at_ms=_estimate(attempt, seen),
+        starts_at_ms=_estimate(attempt, seen, now_ms),
         external_id=seen.external_id or attempt.external_id,
     )
     if status is attempt.status:
@@ -127,8 +129,15 @@ def _end_in_words(status: AttemptStatus, reason: str | None) -> str | None:
     return reason or "how it ended is not known: only its cluster's accounting tells of it"
 
 
-def _estimate(attempt: Attempt, seen: AttemptObservation) -> int | None:
+def _estimate(attempt: Attempt, seen: AttemptObservation, now_ms: int) -> int | None:
+    """Return when it may start: what was known, unless what is said now differs by much.
+
+    A scheduler that is planning anew says nothing for a while. That takes nothing back.
+    """
     said, known = seen.starts_at_ms, attempt.starts_at_ms
-    if said is not None and known is not None and abs(said - known) < ESTIMATE_MS_MIN:
+    if seen.state is not AttemptState.QUEUED or known is None or known < now_ms:
+        return said
+    if said is None:
         return known
-    return said
+    is_news = abs(said - known) >= max(ESTIMATE_MS_MIN, (said - now_ms) // ESTIMATE_PART)
+    return said if is_news else known

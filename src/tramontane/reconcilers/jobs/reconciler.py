@@ -201,9 +201,11 @@ class JobReconciler:
 
     def _act(self, snapshot: JobSnapshot, plan: JobPlan, made: list[Attempt]) -> None:
         names = {state.cluster.id: state.cluster.name for state in snapshot.clusters}
-        planned = [call.attempt_id for call in plan.calls if isinstance(call, Submit)]
-        for attempt_id in [*planned, *(attempt.id for attempt in made)][:SUBMITS_MAX]:
-            self._submit(attempt_id, names)
+        planned = [call for call in plan.calls if isinstance(call, Submit)]
+        due = [*planned, *(Submit(it.cluster_id, it.id) for it in made)][:SUBMITS_MAX]
+        self._look_up(due, names)
+        for call in due:
+            self._submit(call.attempt_id, names)
         forgotten: list[str] = []
         for call in plan.calls:
             match call:
@@ -215,6 +217,20 @@ class JobReconciler:
                     pass
         if forgotten:
             self._db.write(lambda tx: attempts.note_forgotten(tx, forgotten))
+
+    def _look_up(self, due: Sequence[Submit], names: Mapping[str, str]) -> None:
+        """Have clusters that queue look for all that is to start with one question each."""
+        for cluster_id in sorted({call.cluster_id for call in due}):
+            ids = [call.attempt_id for call in due if call.cluster_id == cluster_id]
+            driver = self._drivers.get(names.get(cluster_id, ""))
+            if driver is None or not driver.queues or len(ids) == 1:
+                continue
+            try:
+                driver.account(ids)
+            except DriverUnavailableError as error:
+                log.info("%s: its accounting does not answer: %s", driver.name, error)
+            except Exception:
+                log.exception("%s: its accounting failed", driver.name)
 
     def _submit(self, attempt_id: str, names: Mapping[str, str]) -> None:
         """Submit what the store says, now, is to be started: the last look before acting."""
