@@ -142,13 +142,15 @@ def node_names(system: System) -> dict[str, str]:
     return {node["id"]: node["name"] for node in system.pages("/nodes")}
 
 
-def engines(replica_id: str | None = None) -> dict[int, str]:
-    """Return the processes of replicas on this machine: the replica's id by pid."""
+def engines(slurm: SlurmCluster, replica_id: str | None = None) -> dict[int, str]:
+    """Return the processes of replicas on the cluster's nodes: the replica's id by pid."""
     found: dict[int, str] = {}
+    here = f"SLURM_CLUSTER_NAME={slurm.name}".encode()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                for item in (entry / "environ").read_bytes().split(b"\0"):
+                variables = (entry / "environ").read_bytes().split(b"\0")
+                for item in variables if here in variables else ():
                     name, _, value = item.decode(errors="replace").partition("=")
                     if name == "TRAMONTANE_REPLICA" and replica_id in (None, value):
                         found[int(entry.name)] = value
