@@ -117,7 +117,7 @@ class JobWorld:
             )
             for name in ("own", "slurm")
         }
-        self.cut = {name: CutJobDriver(it, self) for name, it in self.drivers.items()}
+        self.cut: dict[str, Any] = {n: CutJobDriver(it, self) for n, it in self.drivers.items()}
         self.planes = [self._new_plane() for _ in range(2 if self.is_racing else 1)]
         self.replicas = ReplicaReconciler(self.db, self.drivers, RECIPES, self.clock, self.ids)
         self.replicas.step()
