@@ -134,7 +134,10 @@ def test_a_pending_attempt_is_submitted_until_it_is_listed() -> None:
     assert plan.calls == ()
     (move,) = writes_of(plan, Move)
     assert (move.new.status, move.new.starts_at_ms) == (AttemptStatus.QUEUED, NOW_MS + 5)
-    assert status_of(plan, job) == (JobStatus.PENDING, "queued on local: Resources")
+    assert status_of(plan, job) == (
+        JobStatus.PENDING,
+        "queued on local: Resources; expected to start at 2023-11-14 22:13 UTC",
+    )
 
 
 def test_silence_says_nothing() -> None:

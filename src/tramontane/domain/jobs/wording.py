@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from tramontane.domain.jobs.job import Attempt, AttemptStatus, Job, JobStatus
 from tramontane.domain.jobs.lines import Line, LineState
@@ -96,7 +97,11 @@ def _why_not_running(
     if attempt.status is AttemptStatus.PENDING:
         error = submit_errors.get(attempt.id)
         return f"its start is tried again: {error}" if error else "starts"
-    return f"queued on {name}" + (f": {attempt.reason}" if attempt.reason else "")
+    told = f"queued on {name}" + (f": {attempt.reason}" if attempt.reason else "")
+    if attempt.starts_at_ms is None:
+        return told
+    at = datetime.fromtimestamp(attempt.starts_at_ms // 60_000 * 60, UTC)
+    return f"{told}; expected to start at {at:%Y-%m-%d %H:%M} UTC"
 
 
 def _silence(going: Sequence[Line], sightings: Sightings) -> str | None:
