@@ -105,7 +105,9 @@ class Jobs:
 
     def open_gate(self, job_id: str) -> None:
         """Let a script that waits at its `GATE` go on, in this attempt and all others."""
-        (self.folder(job_id) / "checkpoint" / "open").touch()
+        folder = self.folder(job_id) / "checkpoint"
+        until(folder.is_dir, "its folder: Slurm tells of a start before the runner makes it")
+        (folder / "open").touch()
 
 
 def processes_of(job_id: str) -> list[str]:
