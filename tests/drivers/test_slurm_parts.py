@@ -55,6 +55,7 @@ WAITING = in_state("PENDING", nodes=(), start_s=0, reason="Resources")
         (in_state("BOOT_FAIL"), AttemptState.NODE_FAILED, "did not start"),
         (in_state("CANCELLED"), AttemptState.CANCELLED, "was cancelled"),
         (in_state("CANCELLED", start_s=0), AttemptState.CANCELLED, "before it started"),
+        (in_state("FAILED", exit_status=ExitStatus(91)), AttemptState.NODE_FAILED, "runs twice"),
         (in_state("FAILED", "LAUNCH_FAILED"), AttemptState.FAILED, "failed"),
         (lost(RUNNING, 1100), AttemptState.FAILED, "Slurm has no record"),
     ],
@@ -145,7 +146,7 @@ def test_only_jobs_of_this_installation_and_its_users_count() -> None:
 
 def test_of_two_jobs_the_one_that_does_something_counts() -> None:
     second = replace(RUNNING, job_id=8)
-    did_nothing = in_state("FAILED", job_id=6, exit_status=ExitStatus(75))
+    did_nothing = in_state("FAILED", job_id=6, exit_status=ExitStatus(91))
     ended, waiting = in_state("COMPLETED", job_id=9), replace(WAITING, job_id=5)
 
     def order(*same: SlurmJob) -> tuple[SlurmJob, ...]:

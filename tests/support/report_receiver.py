@@ -5,6 +5,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
+from tramontane.domain.jobs.attempt import AttemptState
 from tramontane.domain.observation import RunState
 from tramontane.domain.report import RunnerReport
 
@@ -56,4 +57,5 @@ def _report(id_: str, said: dict[str, Any]) -> RunnerReport:
         requests_running=said.get("requests_running"),
         requests_waiting=said.get("requests_waiting"),
         exit_code=said.get("exit_code"),
+        outcome=AttemptState(said["outcome"]) if said.get("outcome") else None,
     )

@@ -131,12 +131,12 @@ class SlurmWorld:
     def attempt(self, attempt_id: str) -> AttemptObservation:
         return next(a for a in self.seen().attempts if a.attempt_id == attempt_id)
 
-    def until_over(self, attempt_id: str) -> AttemptObservation:
+    def until_over(self, attempt_id: str, limit_s: float = 30) -> AttemptObservation:
         def look() -> AttemptObservation | None:
             seen = self.attempt(attempt_id)
             return seen if seen.state.is_over else None
 
-        return until(look, f"the end of {attempt_id}")
+        return until(look, f"the end of {attempt_id}", limit_s)
 
     def jobs(self, states: str = "all") -> dict[str, list[int]]:
         """Return the numbers of all jobs that Slurm has of this installation, by name."""

@@ -8,7 +8,7 @@ the end the run directory itself can be claimed by one job only.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
@@ -39,6 +39,9 @@ POLL_INTERVAL_S: Final = 1.0
 SETTLE_S: Final = 30.0  # a submission that slurmrestd had when it went silent is through by then
 MISSING_S: Final = 60.0  # accounting is behind by seconds; then Slurm has lost the job
 RESOLVE_EVERY_S: Final = 5.0
+ACCOUNTING_PAUSE_S: Final = 5.0
+# What accounting does not know was never submitted, unless by a process that lost its lease since.
+ABSENT_S: Final = 30.0
 ACTS_MAX: Final = 100_000
 TIDY_EVERY_S: Final = 10.0  # per job
 HURRY_S: Final = 10.0  # from asking a runner to end now to having Slurm end it
@@ -97,6 +100,8 @@ class SlurmDriver:
         self._lock = threading.Lock()
         self._stripes = tuple(threading.RLock() for _ in range(64))
         self._unsettled: dict[str, float] = {}
+        self._accounting_outage = (float("-inf"), "")
+        self._absent_at: dict[str, float] = {}
         self._acted_at: dict[tuple[str, str], float] = {}
 
     def view(self) -> ClusterView:
@@ -215,7 +220,11 @@ class SlurmDriver:
             raise DriverUnavailableError(msg) from error
 
     def account(self, attempt_ids: Sequence[str]) -> Mapping[str, AttemptRecord]:
-        """Return what slurmdbd knows of those that are over; without one, what was seen."""
+        """Return what slurmdbd knows of those that are over; without one, what was seen.
+
+        A question takes a tenth of a second, however many it is about: who starts several asks
+        for all of them first.
+        """
         if self._api.has_accounting:
             found = self._accounted(attempt_ids)
         else:
@@ -274,6 +283,9 @@ class SlurmDriver:
 
         With slurmdbd away things start all the same: the run directory can be claimed only once.
         """
+        is_unsettled, absent_at = id_ in self._unsettled, self._absent_at.get(id_, float("-inf"))
+        if not is_unsettled and time.monotonic() - absent_at < ABSENT_S:
+            return False
         try:
             found = self._accounted([id_])
         except DriverUnavailableError as error:
@@ -351,9 +363,27 @@ class SlurmDriver:
                 self._try(lambda: self._scontrol.require_one_rack(job.job_id))
 
     def _accounted(self, wanted: Sequence[str]) -> dict[str, SlurmJob]:
-        listed = self._api.accounted(wanted, self._clock.now_ms() // 1000)
-        ours = [job for job in listed if job.user in self._users]
-        return jobs.best_of(ours)
+        """Return the jobs that slurmdbd knows by those names.
+
+        After an outage it is left alone for a while: what starts meanwhile should not wait for it.
+        """
+        failed_at, words = self._accounting_outage
+        if time.monotonic() - failed_at < ACCOUNTING_PAUSE_S:
+            raise DriverUnavailableError(words)
+        try:
+            listed = self._api.accounted(wanted, self._clock.now_ms() // 1000)
+        except DriverUnavailableError as error:
+            self._accounting_outage = time.monotonic(), str(error)
+            raise
+        found = jobs.best_of([job for job in listed if job.user in self._users])
+        self._note_absent(set(wanted) - found.keys())
+        return found
+
+    def _note_absent(self, absent: Iterable[str]) -> None:
+        now = time.monotonic()
+        with self._lock:
+            kept = {id_: at for id_, at in self._absent_at.items() if now - at < ABSENT_S}
+            self._absent_at = kept | dict.fromkeys(absent, now)
 
     def _find(self, id_: str) -> Entry | None:
         """Return what is known of an id, from a listing if it must be."""

@@ -15,9 +15,13 @@ from tramontane.domain.jobs.attempt import AttemptObservation, AttemptRecord, At
 from tramontane.domain.observation import Observation, RunState
 from tramontane.domain.resources import NOTHING, Resources
 from tramontane.drivers.slurm.dialects.records import SlurmJob
-from tramontane.drivers.slurm.reasons import attempt_state, end_reason, pending_reason
+from tramontane.drivers.slurm.reasons import (
+    SECOND_RUN,
+    attempt_state,
+    end_reason,
+    pending_reason,
+)
 
-DUPLICATE_STATUS: Final = 75  # how a runner ends whose run directory another job has claimed
 _MARK: Final = "tramontane"
 _RACK: Final = "rack"
 _FIELD: Final = re.compile(r"[a-z0-9_-]{1,64}")
@@ -168,7 +172,7 @@ def _rank(job: SlurmJob) -> tuple[int, int]:
         return 0, job.job_id
     if state is AttemptState.QUEUED:
         return 2, job.job_id
-    did_nothing = job.exit_status.code == DUPLICATE_STATUS or not job.nodes
+    did_nothing = job.exit_status.code == SECOND_RUN or not job.nodes
     return (3 if did_nothing else 1), job.job_id
 
 

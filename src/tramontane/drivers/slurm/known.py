@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from tramontane.drivers.slurm.dialects.records import SlurmJob
-from tramontane.drivers.slurm.jobs import DUPLICATE_STATUS, duplicates
+from tramontane.drivers.slurm.jobs import duplicates
 from tramontane.drivers.slurm.listing import Seen
-from tramontane.drivers.slurm.reasons import LOST, attempt_state
+from tramontane.drivers.slurm.reasons import LOST, SECOND_RUN, attempt_state
 
 ENDED_MAX: Final = 50_000  # ids; a reconciler forgets them long before
 FORGOTTEN_MAX: Final = 50_000
@@ -122,4 +122,4 @@ def lost(job: SlurmJob, now_s: int) -> SlurmJob:
 
 
 def _did_nothing(job: SlurmJob) -> bool:
-    return job.exit_status.code == DUPLICATE_STATUS
+    return job.exit_status.code == SECOND_RUN

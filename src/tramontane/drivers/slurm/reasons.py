@@ -9,6 +9,7 @@ from typing import Final
 
 from tramontane.domain.jobs.attempt import AttemptState
 from tramontane.drivers.slurm.dialects.records import SlurmJob
+from tramontane.runner import command
 
 _PENDING: Final = {
     "": "Slurm has not looked at it yet",
@@ -67,6 +68,9 @@ _PENDING: Final = {
     "QOSMaxWallDurationPerJobLimit": "its time limit is longer than its class allows",
     "NodesConfiguring": "its nodes are being started",
 }
+# How a runner ends that starts nothing since the id has run, or runs elsewhere. Of the only job of
+# an id it means that slurmctld, killed before it saved its state, started the job a second time.
+SECOND_RUN: Final = command.SECOND_RUN
 LOST: Final = "LostBySlurm"  # a reason of ours: see `known.lost`
 _FOLDER_STATUS: Final = 73  # of the batch script and of the runner
 _QUOTA: Final = re.compile(r"(Assoc|QOS)(Grp|Max|Min)([A-Za-z]*)")
@@ -89,6 +93,8 @@ def attempt_state(job: SlurmJob) -> AttemptState:
     """Return where a job is; one that still holds its nodes is running, however it ended."""
     if "COMPLETING" in job.states:
         return AttemptState.RUNNING
+    if "FAILED" in job.states and job.exit_status.code == SECOND_RUN:
+        return AttemptState.NODE_FAILED
     for name, state in _BY_STATE.items():
         if name in job.states:
             return state
@@ -114,6 +120,8 @@ def end_reason(job: SlurmJob) -> str:
         return "used more memory than it had asked for, and was ended"
     if "BOOT_FAIL" in job.states:
         return "its node did not start"
+    if job.exit_status.code == SECOND_RUN:
+        return "Slurm had lost sight of it and started it again, and nothing runs twice"
     if state is AttemptState.NODE_FAILED:
         return f"its node failed: {', '.join(job.nodes)}" if job.nodes else "its node failed"
     if state is AttemptState.TIMED_OUT:

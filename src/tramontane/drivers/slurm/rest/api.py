@@ -4,6 +4,7 @@ The version is agreed on at the first call, and again when an address is not the
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
@@ -155,7 +156,8 @@ class SlurmApi:
     def _ask_about_token(self, user: str) -> None:
         """Raise `TokenRefusedError` if it is the token that keeps Slurm from answering."""
         try:
-            self._call("GET", "slurmdb", "diag", user)
+            query = self.dialect.accounting(["none"], int(time.time()))
+            self._call("GET", "slurmdb", "jobs", user, query=query)
         except TokenRefusedError:
             raise
         except (DriverUnavailableError, problems.SlurmRefusalError):
