@@ -54,6 +54,7 @@ class Seen:
     cluster_ids: dict[str, str]
     demands: list[Demand]
     scalings: list[Event]
+    moves: list[Event]
 
 
 class Checks:
@@ -92,6 +93,7 @@ class Checks:
     def look(self) -> Seen:
         """Read once what the checks of a tick compare with the truth."""
         with self._db.read() as tx:
+            news = self._news(tx)
             return Seen(
                 live=deployments.list_live(tx),
                 holding=replicas.list_holding(tx),
@@ -99,7 +101,8 @@ class Checks:
                 table=routes.current(tx),
                 cluster_ids={c.name: c.id for c in fleet.list_clusters(tx)},
                 demands=demands.list_all(tx),
-                scalings=self._new_scalings(tx),
+                scalings=[event for event in news if event.kind == "deployment.autoscaled"],
+                moves=[event for event in news if _is_move(event)],
             )
 
     def always(self, seen: Seen, now_ms: int) -> None:
@@ -118,6 +121,8 @@ class Checks:
         named = seen.table.routes if seen.table else ()
         routed = {replica.id for route in named for replica in route.replicas}
         self._no_dead_routes(routed, seen)
+        for event in seen.moves:
+            self._successor_first(event, seen)
 
     def after_pass(self, seen: Seen) -> None:
         """Check what holds after a pass that ran to its end, whoever came between."""
@@ -163,12 +168,24 @@ class Checks:
         orphans = [p.replica_id for p in self._alive(now_ms) if p.replica_id not in owned]
         return f"orphans {orphans} live on" if orphans else None
 
-    def _new_scalings(self, tx: Transaction) -> list[Event]:
-        """Return what autoscaling decided since the last look, oldest first."""
+    def _successor_first(self, event: Event, seen: Seen) -> None:
+        """What leaves a drained node is drained only when as many as wanted serve without it."""
+        owner = event.data["deployment_id"]
+        ready = [
+            r for r in seen.holding if r.deployment_id == owner and r.status is ReplicaStatus.READY
+        ]
+        for deployment in seen.live:
+            if deployment.id == owner:
+                wanted = wanted_replicas(deployment)
+                told = f"{event.message}; {len(ready)} of {wanted} serve"
+                require(len(ready) >= wanted, "successor first", told)
+
+    def _news(self, tx: Transaction) -> list[Event]:
+        """Return what happened since the last look, oldest first."""
         recent = [e for e in events.recent(tx, None, limit=EVENTS_MAX) if e.sequence > self._told]
         self._told = max((event.sequence for event in recent), default=self._told)
         assert len(recent) < EVENTS_MAX, "more happened than is looked at"
-        return [event for event in reversed(recent) if event.kind == "deployment.autoscaled"]
+        return list(reversed(recent))
 
     def _scales_within_bounds(self, seen: Seen) -> None:
         for deployment in seen.live:
@@ -314,6 +331,12 @@ class Checks:
         if serves and _is_full(deployment, seen):
             return None if deployment.reason else "waits for room without saying so"
         return f"{len(ready)} of {wanted} ready, {[str(r.status) for r in mine]}"
+
+
+def _is_move(event: Event) -> bool:
+    """Tell whether a replica that served was asked to leave its drained node."""
+    is_drain = event.kind == "replica.stopping" and event.message.startswith("its node")
+    return is_drain and event.data["from"] == "ready"
 
 
 def _is_full(deployment: Deployment, seen: Seen) -> bool:

@@ -7,6 +7,7 @@ from tramontane.drivers.fake import FakeDriver
 from tramontane.drivers.faults import (
     Crash,
     DelayCall,
+    DrainNode,
     DropCall,
     FailStart,
     Fault,
@@ -16,9 +17,10 @@ from tramontane.drivers.faults import (
     RepeatCall,
     Silence,
     SlowStart,
+    Walltime,
 )
 
-FAULTS_PER_TICK = 0.35
+FAULTS_PER_TICK = 0.42
 
 
 class Misfortune:
@@ -61,11 +63,14 @@ class Misfortune:
             lambda: DropCall(call),
             lambda: RepeatCall(call),
             lambda: DelayCall(call, self._chance.randint(100, 4_000)),
+            lambda: DelayCall(call, self._chance.randint(2_000, 8_000)),  # when its row has ended
             lambda: FailStart(start),
             lambda: SlowStart(start, self._chance.randint(1_000, 10_000)),
             lambda: Crash(start, self._chance.randint(100, 20_000)),
             lambda: LoseNode(node_name, at_ms, until_ms, is_fatal=self._chance.random() < 0.5),
             lambda: Silence(at_ms, until_ms),
+            lambda: DrainNode(node_name, at_ms, at_ms + self._chance.randint(2_000, 40_000)),
+            lambda: Walltime(start, self._chance.randint(10_000, 120_000)),
             lambda: LateReports(at_ms, until_ms, self._chance.randint(200, 2_000)),
         ]
         return self._chance.choice(kinds)()

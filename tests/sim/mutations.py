@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from tests.sim.world import Parts
 from tramontane.domain.deployment import Deployment
+from tramontane.domain.fleet import NodeStatus
 from tramontane.domain.launch import LaunchSpec
 from tramontane.domain.observation import Reachable, Unreachable
 from tramontane.domain.planning.autoscale import Decision
@@ -49,6 +50,28 @@ class TakesUnknownForGone(ReplicaReconciler):
             for state in snapshot.clusters
         )
         return super()._plan(replace(snapshot, clusters=clusters))
+
+
+class LeavesAtOnce(ReplicaReconciler):
+    """Drains what serves on a drained node before anything else serves in its place."""
+
+    def _plan(self, snapshot: ReplicaSnapshot) -> Plan:
+        plan = super()._plan(snapshot)
+        planned = {a.replica_id for a in plan.actions if isinstance(a, Transition)}
+        nodes = {node.id: node for state in snapshot.clusters for node in state.nodes}
+        hasty = tuple(
+            Transition(
+                r.id,
+                r.deployment_id,
+                ReplicaStatus.STOPPING,
+                f"its node {nodes[r.node_id].name} is drained",
+            )
+            for r in snapshot.replicas
+            if r.status is ReplicaStatus.READY
+            and r.id not in planned
+            and nodes[r.node_id].status is NodeStatus.DRAINED
+        )
+        return replace(plan, actions=(*hasty, *plan.actions))
 
 
 class StartsAgain(FakeDriver):
@@ -110,6 +133,7 @@ MUTATIONS = {
     "free-devices-early": Mutation(Parts(reconciler=FreesDevicesEarly), "freed when ended"),
     "has-no-patience": Mutation(Parts(autoscale=HasNoPatience), "no flapping"),
     "hears-one-gateway": Mutation(Parts(autoscale=HearsOneGateway), "not to zero under requests"),
+    "leaves-at-once": Mutation(Parts(reconciler=LeavesAtOnce), "successor first"),
     "sleeps-at-zero": Mutation(Parts(autoscale=SleepsAtZero), "wakes"),
     "start-again": Mutation(Parts(driver=StartsAgain), "started once"),
     "unknown-is-gone": Mutation(Parts(reconciler=TakesUnknownForGone), "unknown is not gone"),

@@ -30,7 +30,8 @@ def test_worlds_hold_every_check(first: int, folder: Path) -> None:
         assert fate in told, f"no world of this chunk saw {fate!r}"
     for fate in ("scale from", "ends autoscaling"):
         assert fate in told, f"no user of this chunk {fate!r}"
-    for fault in ("LoseReply", "DropCall", "RepeatCall", "DelayCall", "LoseNode", "Silence"):
+    faults = ("LoseReply", "DropCall", "RepeatCall", "DelayCall", "LoseNode", "Silence")
+    for fault in (*faults, "DrainNode", "Walltime"):
         assert fault in told, f"no world of this chunk saw {fault}"
 
 

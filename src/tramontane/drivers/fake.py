@@ -30,6 +30,7 @@ from tramontane.drivers.faults import (
     CallFault,
     Crash,
     DelayCall,
+    DrainNode,
     DropCall,
     FailStart,
     Fault,
@@ -39,12 +40,13 @@ from tramontane.drivers.faults import (
     RepeatCall,
     Silence,
     SlowStart,
+    Walltime,
 )
 from tramontane.runtime.clock import Clock
 
 START_MS: Final = 2_000
 DRAIN_MS: Final = 1_000
-_T = TypeVar("_T", LoseNode, Silence, LateReports)
+_T = TypeVar("_T", LoseNode, DrainNode, Silence, LateReports)
 _FIRST_PORT: Final = 20_000
 LOG_LINES_MAX: Final = 1_000
 
@@ -77,6 +79,7 @@ class FakeProcess:
     drained_from_ms: int | None = None
     ended_at_ms: int | None = None
     reason: str | None = None
+    ends_at_ms: int | None = None  # as the cluster says, whatever happens to it before
 
     def state_at(self, now_ms: int) -> RunState:
         """Return where in its life it is at ``now_ms``."""
@@ -142,6 +145,7 @@ class FakeDriver:
             if silence is not None:
                 return Unreachable(silence.reason)
             lost = {fault.node_name for fault in self.active(LoseNode)}
+            drained = {it.node_name: it.reason for it in self.active(DrainNode)} | self.drained
             late = max((fault.by_ms for fault in self.active(LateReports)), default=0)
             nodes = [
                 NodeObservation(
@@ -149,8 +153,8 @@ class FakeDriver:
                     n.capacity,
                     n.devices,
                     is_lost=n.name in lost,
-                    is_drained=n.is_drained or n.name in self.drained,
-                    reason=self.drained.get(n.name),
+                    is_drained=n.is_drained or n.name in drained,
+                    reason=drained.get(n.name),
                     rack=n.rack,
                 )
                 for n in self._nodes.values()
@@ -232,9 +236,10 @@ class FakeDriver:
             now_ms = self._clock.now_ms()
             for process in list(self._processes.values()):
                 is_to_come = process.ended_at_ms is not None and process.ended_at_ms > now_ms
+                healed = replace(process, ends_at_ms=None)
                 if is_to_come and process.drained_from_ms is None:
-                    healed = replace(process, ended_at_ms=None, reason=None)
-                    self._processes[process.replica_id] = healed
+                    healed = replace(healed, ended_at_ms=None, reason=None)
+                self._processes[process.replica_id] = healed
 
     def active(self, kind: type[_T]) -> Iterator[_T]:
         """Yield the timed faults of one kind that are at work now."""
@@ -296,6 +301,11 @@ class FakeDriver:
                 case FailStart(start=start) | Crash(start=start) if start == number:
                     process = replace(
                         process, ended_at_ms=now_ms + fault.after_ms, reason=fault.reason
+                    )
+                case Walltime(start=start) if start == number:
+                    end_ms = now_ms + fault.after_ms
+                    process = replace(
+                        process, ended_at_ms=end_ms, ends_at_ms=end_ms, reason=fault.reason
                     )
                 case _:
                     pass
@@ -370,6 +380,7 @@ class FakeDriver:
             reason=process.reason if state is RunState.EXITED else None,
             requests_running=0 if is_answering else None,
             requests_waiting=0 if is_answering else None,
+            ends_at_ms=process.ends_at_ms,
         )
 
     def _node_of(self, replica_id: str) -> str | None:

@@ -80,6 +80,25 @@ class Evict:
 
 
 @dataclass(frozen=True, slots=True)
+class Walltime:
+    """The cluster ends the process ``after_ms`` after its start, and says so from then on."""
+
+    start: int
+    after_ms: int
+    reason: str = "its time on the cluster was over"
+
+
+@dataclass(frozen=True, slots=True)
+class DrainNode:
+    """Somebody drains the node on the cluster itself, for a time."""
+
+    node_name: str
+    at_ms: int
+    until_ms: int
+    reason: str = "new disks"
+
+
+@dataclass(frozen=True, slots=True)
 class LoseNode:
     """The cluster declares the node lost for a time; its processes may live on unseen."""
 
@@ -108,6 +127,6 @@ class LateReports:
 
 
 CallFault = LoseReply | DropCall | RepeatCall | DelayCall
-StartFault = FailStart | SlowStart | Crash | FailAttempt | Evict
-TimedFault = LoseNode | Silence | LateReports
+StartFault = FailStart | SlowStart | Crash | FailAttempt | Evict | Walltime
+TimedFault = LoseNode | DrainNode | Silence | LateReports
 Fault = CallFault | StartFault | TimedFault
