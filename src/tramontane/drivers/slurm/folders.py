@@ -6,7 +6,6 @@ link is followed, and nothing is read that is not the tenant's own.
 
 import json
 import os
-import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -18,9 +17,12 @@ from tramontane.drivers.slurm.dialects.records import SlurmJob
 from tramontane.drivers.slurm.orders import attempt_folders, replica_folders
 from tramontane.runner.output import last_lines
 from tramontane.runtime.tenant_files import TenantFileError, read_range, read_tail
+from tramontane.runtime.tenant_trees import remove_tree
 
 LOG_BYTES_MAX: Final = 4 << 20
 LAUNCH_BYTES_MAX: Final = 4 << 20
+# What a launch.json that its tenant replaced can lead to.
+_UNREADABLE: Final = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -67,7 +69,10 @@ class Folders:
         )
 
     def remove(self, folders: tuple[str, ...]) -> None:
-        """Remove a run directory; one that is not there is fine. OSError when that fails."""
+        """Remove a run directory; one that is not there is fine.
+
+        OSError when that fails, and for a large one when there is more to do: call it again.
+        """
         *parents, name = folders
         with suppress(FileNotFoundError):
             here = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -76,7 +81,7 @@ class Folders:
                     below = os.open(parent, _FOLDER, dir_fd=here)
                     os.close(here)
                     here = below
-                shutil.rmtree(name, dir_fd=here)  # which follows no link either
+                remove_tree(here, name)
             finally:
                 os.close(here)
 
@@ -95,7 +100,7 @@ class Folders:
             return -1
 
     def _secret(self, run_dir: str, owner: int) -> str:
-        with suppress(TenantFileError, ValueError, KeyError, TypeError, AttributeError):
+        with suppress(TenantFileError, *_UNREADABLE):
             path = f"{run_dir}/launch.json"
             data = read_range(self._root, path, owner, offset=0, bytes_max=LAUNCH_BYTES_MAX)
             launch = json.loads(data or b"{}")
