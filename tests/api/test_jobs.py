@@ -385,3 +385,17 @@ def test_who_is_blocked_submits_nothing(cloud: Cloud) -> None:
     cloud.cloud("PATCH", "/projects/default", json={"is_blocked": True})
     with cloud.unchanged():
         check_error(submit(cloud, PLAIN), 403, "permission_denied")
+
+
+def test_a_project_with_a_job_that_goes_on_is_not_archived(cloud: Cloud) -> None:
+    key = cloud.new_member("lab")
+    job = cloud.call("POST", "/cloud/v1/jobs", key=key, json=PLAIN).json()
+    with cloud.unchanged():
+        reply = cloud.call("DELETE", "/cloud/v1/projects/lab")
+        assert "has jobs that go on (train)" in check_error(reply, 409, "in_use")
+    with cloud.db.read() as tx:
+        seen = jobs.get_for(tx, None, job["id"])
+    assert seen is not None
+    over = replace(seen, status=JobStatus.SUCCEEDED)
+    cloud.db.write(lambda tx: jobs.update(tx, seen, over))
+    assert cloud.cloud("DELETE", "/projects/lab")["archived_at_ms"]

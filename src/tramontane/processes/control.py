@@ -147,11 +147,7 @@ class _ControlPlane:
         self._watch: RevisionWatch | None = None
         self._account_loop: Loop | None = None
         routes = RouteReconciler(
-            db,
-            self._clock,
-            secrets.hmac_key,
-            self._probe,
-            announce=self._announce,
+            db, self._clock, secrets.hmac_key, self._probe, announce=self._announce
         )
         self._jobs = JobReconciler(
             db,

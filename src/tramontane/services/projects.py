@@ -11,6 +11,7 @@ from tramontane.runtime.clock import Clock, IdSource
 from tramontane.services.scope import Page, not_found, page_of, project_named, stored_names
 from tramontane.store import deployments, events, tenancy
 from tramontane.store.db import Database, Transaction
+from tramontane.store.jobs import jobs
 
 _NAMED_MAX = 5  # deployments that a refusal lists by name
 
@@ -115,8 +116,8 @@ class Projects:
     def archive(self, principal: Principal, ref: str) -> Project:
         """Archive a project: its keys stop working, its records stay.
 
-        Refused while it has deployments, and for the project of the key that asks, which would
-        lock itself out. Archiving an archived project changes nothing.
+        Refused while it has deployments or jobs that go on, and for the project of the key that
+        asks, which would lock itself out. Archiving an archived project changes nothing.
         """
 
         def write(tx: Transaction) -> Project:
@@ -157,6 +158,14 @@ def _check_empty(tx: Transaction, project: Project) -> None:
         message = (
             f"the project {project.name} still has deployments: {names}; "
             "delete them and wait until they have stopped"
+        )
+        raise refuse(Code.IN_USE, message)
+    going = [job.name for job in jobs.list_live(tx) if job.project_id == project.id]
+    if going:
+        named = ", ".join(going[:_NAMED_MAX])
+        message = (
+            f"the project {project.name} has jobs that go on ({named}): cancel them, or wait for "
+            "them, first"
         )
         raise refuse(Code.IN_USE, message)
 
