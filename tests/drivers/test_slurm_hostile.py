@@ -1,17 +1,35 @@
 """What a tenant can do to the Slurm driver from its own Unix user, and what it cannot."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from tramontane.drivers.slurm import jobs
+from tramontane.drivers.slurm.dialects.records import SlurmJob
 from tramontane.drivers.slurm.folders import Folders
 
-REP = "rep_00000000000000000000000000000001"
+INS = "ins_aaaaaaaaaaaaaaaaaaaa"
+REP = "rep_aaaaaaaaaaaaaaaaaaaa"
+ATT = "att_aaaaaaaaaaaaaaaaaaaa"
+USERS = {"victim", "attacker"}
+MINE = SlurmJob(7, ATT, "victim", f"tramontane:{INS}:{ATT}", frozenset({"PENDING"}), node_count=1)
 
 
-def test_a_launch_that_no_parser_takes_hides_no_log(tmp_path: Path) -> None:
+@pytest.mark.parametrize("states", [{"RUNNING"}, {"COMPLETED"}, {"PENDING"}])
+def test_a_copied_mark_takes_nothing_from_its_owner(states: set[str]) -> None:
+    copied = replace(MINE, job_id=8, user="attacker", states=frozenset(states), nodes=("n1",))
+    listed = jobs.ours([copied, MINE], INS, USERS)
+    assert listed == {ATT: (MINE,)}
+    assert jobs.duplicates(listed[ATT]) == ()
+    # It is the victim who pays for what accounting tells by that name.
+    assert jobs.best_of([copied, MINE]) == {ATT: MINE}
+
+
+@pytest.mark.parametrize("launch", ["[" * 100_000, "[1]", '{"env": 1}', '{"env": [[]]}', "\xff"])
+def test_a_launch_that_no_parser_takes_hides_no_log(tmp_path: Path, launch: str) -> None:
     run_dir = tmp_path / "tenant" / "replicas" / REP
     run_dir.mkdir(parents=True)
     (run_dir / "engine.log").write_text("a line\n")
-    for launch in ("[" * 100_000, "[1]", '{"env": 1}', '{"env": [[]]}', "\xff"):
-        (run_dir / "launch.json").write_text(launch)
-        folders = Folders(tmp_path)
-        assert folders.last_lines(REP, ("tenant", "replicas", REP), 10) == ["a line"]
+    (run_dir / "launch.json").write_text(launch, encoding="latin-1")
+    assert Folders(tmp_path).last_lines(REP, ("tenant", "replicas", REP), 10) == ["a line"]

@@ -5,7 +5,7 @@ its name is the id in it, and its user is one of those that the cluster's settin
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -51,7 +51,11 @@ def mark_of(comment: str) -> Mark | None:
 def ours(
     jobs: Iterable[SlurmJob], installation_id: str, users: Collection[str]
 ) -> Mapping[str, tuple[SlurmJob, ...]]:
-    """Return our jobs by id, the one that counts first."""
+    """Return our jobs by id, the one that counts first.
+
+    Names and comments are seen by all and can be copied into a job of one's own, from inside of a
+    job too: of several users' jobs of one id, only those of who had the first one count.
+    """
     found: dict[str, list[SlurmJob]] = {}
     for job in jobs:
         mark = mark_of(job.comment)
@@ -59,7 +63,7 @@ def ours(
             continue
         if mark.id == job.name and job.user in users:
             found.setdefault(mark.id, []).append(job)
-    return {id_: tuple(sorted(same, key=_rank)) for id_, same in found.items()}
+    return {id_: tuple(sorted(_of_first_user(same), key=_rank)) for id_, same in found.items()}
 
 
 def duplicates(same: tuple[SlurmJob, ...]) -> tuple[SlurmJob, ...]:
@@ -72,10 +76,16 @@ def duplicates(same: tuple[SlurmJob, ...]) -> tuple[SlurmJob, ...]:
 
 def best_of(jobs: Iterable[SlurmJob]) -> dict[str, SlurmJob]:
     """Return by name the job that counts among all of that name."""
-    found: dict[str, SlurmJob] = {}
-    for job in sorted(jobs, key=_rank):
-        found.setdefault(job.name, job)
-    return found
+    found: dict[str, list[SlurmJob]] = {}
+    for job in jobs:
+        found.setdefault(job.name, []).append(job)
+    return {name: min(_of_first_user(same), key=_rank) for name, same in found.items()}
+
+
+def _of_first_user(same: Sequence[SlurmJob]) -> list[SlurmJob]:
+    """Return the jobs of whoever submitted the first of them: ids are random until then."""
+    user = min(same, key=lambda job: job.job_id).user
+    return [job for job in same if job.user == user]
 
 
 def waits_for_rack(job: SlurmJob) -> bool:
