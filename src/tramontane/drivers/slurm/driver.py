@@ -101,6 +101,7 @@ class SlurmDriver:
         self._stripes = tuple(threading.RLock() for _ in range(64))
         self._unsettled: dict[str, float] = {}
         self._accounting_outage = (float("-inf"), "")
+        self._kept_view: tuple[Seen, int, Reachable] | None = None
         self._absent_at: dict[str, float] = {}
         self._acted_at: dict[tuple[str, str], float] = {}
 
@@ -108,9 +109,19 @@ class SlurmDriver:
         """Return the cluster as it was within the last poll intervals, with what was done since."""
         try:
             seen = self._listing.current()
-            entries = self._look(seen)
         except DriverUnavailableError as error:
             return Unreachable(str(error))
+        version = self._known.version
+        kept = self._kept_view
+        if kept is not None and kept[0] is seen and kept[1] == version:
+            return kept[2]
+        entries = self._look(seen)
+        view = self._view_of(seen, entries)
+        if all(entry.missing_since is None for entry in entries.values()):
+            self._kept_view = seen, version, view
+        return view
+
+    def _view_of(self, seen: Seen, entries: Mapping[str, Entry]) -> Reachable:
         replicas = ((i, e) for i, e in entries.items() if ids.prefix_of(i) == ids.REPLICA)
         attempts = ((i, e) for i, e in entries.items() if ids.prefix_of(i) == ids.ATTEMPT)
         spot_qos = orders.qos_of(self._settings, PriorityClass.SPOT)

@@ -46,6 +46,12 @@ class Known:
         self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {}
         self._forgotten: dict[str, None] = {}
+        self._version = 0
+
+    @property
+    def version(self) -> int:
+        """A number that changes whenever something was learned but by a listing."""
+        return self._version
 
     def get(self, id_: str) -> Entry | None:
         """Return what is known of one id."""
@@ -60,6 +66,7 @@ class Known:
     def learn(self, id_: str, job: SlurmJob, at: float, *, is_guess: bool = False) -> None:
         """Keep what is known of an id by another way than a listing."""
         with self._lock:
+            self._version += 1
             before = self._entries.get(id_)
             was_asked = before is not None and before.was_asked_to_end
             self._entries[id_] = Entry(job, at, was_asked_to_end=was_asked, is_guess=is_guess)
@@ -67,12 +74,14 @@ class Known:
     def ask_to_end(self, id_: str) -> None:
         """Keep that an id was asked to end."""
         with self._lock:
+            self._version += 1
             if entry := self._entries.get(id_):
                 self._entries[id_] = replace(entry, was_asked_to_end=True)
 
     def forget(self, id_: str) -> None:
         """Drop an id for good."""
         with self._lock:
+            self._version += 1
             self._entries.pop(id_, None)
             self._forgotten[id_] = None
             while len(self._forgotten) > FORGOTTEN_MAX:
