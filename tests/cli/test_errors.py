@@ -13,7 +13,7 @@ Serve = Callable[[Any], Stub]
 Against = Callable[[Stub], CommandLine]
 
 PROCESSES = {"up", "control", "gateway", "plan", "runner"}
-VALUES = {"N": "2", "PATH": "model.gguf"}
+VALUES = {"N": "2", "PATH": "model.gguf", "CLASS": "spot"}
 # Neither asks a server.
 OFFLINE = {"jobs-example", "dev-slurm"}
 CALLS = [
@@ -32,6 +32,9 @@ def arguments_of(found: Found) -> list[str]:
         "deployments-autoscale": ["--max", "2", "--requests", "8"],
         "deployments-canary": ["--percent", "10"],
         "nodes-drain": ["--reason", "new disks"],
+        "prices-set-class": ["--device-hour", "1.20"],
+        "quotas-set": ["--devices", "4"],
+        "reservations-create": ["--organization", "o", "--cluster", "c", "--rack", "r"],
     }
     if found.label == "jobs-submit":
         Path("thing").write_text("name: train\nscript: echo\n", encoding="utf-8")

@@ -94,7 +94,11 @@ def remove(session: Session, model: Reference, yes: Yes = False) -> None:
 @verb(app, "classes")
 def classes(session: Session) -> None:
     """List what an accelerator costs for an hour in each priority class."""
-    _print_classes(session.client.get("/class-prices"), session)
+    found = session.client.get("/class-prices")
+    if session.as_json:
+        print_json(found)
+        return
+    print_list(listed(found.get("data")), CLASS_COLUMNS, empty="no prices", as_json=False)
 
 
 @verb(app, "set-class")
@@ -112,11 +116,7 @@ def set_class(
     if session.as_json:
         print_json(found)
         return
-    _print_classes({"data": [found]}, session)
-
-
-def _print_classes(listing: dict[str, Any], session: Session) -> None:
-    print_list(listing, CLASS_COLUMNS, empty="no prices", as_json=session.as_json)
+    print_list(listed([found]), CLASS_COLUMNS, empty="no prices", as_json=False)
 
 
 def _print_prices(prices: dict[str, Any], session: Session) -> None:
