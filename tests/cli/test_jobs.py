@@ -167,6 +167,11 @@ def test_large_files_are_told_before_they_are_sent(folder: Path) -> None:
         job_file.read(Path("nowhere.yaml"))
 
 
+@pytest.mark.parametrize("line", ["0x10: a", "1_0: a", "<<: {name: a}", "null: a", "[a]: b"])
+def test_a_key_that_is_no_word_is_refused_with_its_line(folder: Path, line: str) -> None:
+    assert "line 2" in refused(f"name: train\n{line}\n")
+
+
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_whatever_the_file_holds_it_is_read_or_refused(content: bytes) -> None:
     with tempfile.NamedTemporaryFile() as file:

@@ -54,6 +54,7 @@ retries: 1                        # further attempts after a failure
 #   train.py: src/train.py
 """
 
+_TEXT: Final = "tag:yaml.org,2002:str"
 _Reader = Callable[[str, Any], object]
 
 
@@ -119,10 +120,12 @@ def _parse(path: Path, text: bytes) -> tuple[dict[str, Any], dict[str, int]]:
         lines: dict[str, int] = {}
         for key_node, _ in node.value:
             key = str(key_node.value)
+            line = key_node.start_mark.line + 1
+            if key_node.tag != _TEXT:  # 0x10 is read as 16, and << as a command
+                raise _wrong(f"{path}, line {line}: {key!a} is not known in a job file")
             if key in lines:
-                line = key_node.start_mark.line + 1
                 raise _wrong(f"{path}, line {line}: {key!a} stands on line {lines[key]} already")
-            lines[key] = key_node.start_mark.line + 1
+            lines[key] = line
         data: Mapping[Hashable, Any] = loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
