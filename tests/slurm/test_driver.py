@@ -339,6 +339,11 @@ def test_what_slurm_forgot_is_found_in_accounting(slurm: SlurmCluster, world: Sl
             attempt_id: AttemptState.FAILED,
             unseen: AttemptState.SUCCEEDED,
         }
+        run_dirs = [*world.folder.glob("jobs/*/attempts/*")]
+        assert {path.name for path in run_dirs} == {attempt_id, unseen}
+        for id_ in (attempt_id, unseen):
+            world.new_driver().forget(id_)
+        assert not any(path.exists() for path in run_dirs)
     finally:
         slurm.conf.write_text(text)
         slurm.run("scontrol", "reconfigure")

@@ -39,6 +39,8 @@ POLL_INTERVAL_S: Final = 1.0
 SETTLE_S: Final = 30.0  # a submission that slurmrestd had when it went silent is through by then
 MISSING_S: Final = 60.0  # accounting is behind by seconds; then Slurm has lost the job
 RESOLVE_EVERY_S: Final = 5.0
+ACCOUNTING_S: Final = 7 * 86_400  # how far back a start is looked for: slurmdbd reads all of it
+KEPT_S: Final = 90 * 86_400  # and a run directory, which is seldom
 ACCOUNTING_PAUSE_S: Final = 5.0
 # What accounting does not know was never submitted, unless by a process that lost its lease since.
 ABSENT_S: Final = 30.0
@@ -198,12 +200,11 @@ class SlurmDriver:
         entry = self._find(id_)
         if entry is not None and not entry.is_over:
             return
-        places = [orders.replica_folders(user, id_) for user in sorted(self._users)]
-        if entry is not None:
-            place = self._folders.of(id_, entry.job)
+        if entry is not None or ids.prefix_of(id_) != ids.REPLICA:
+            place = self._place(id_)
             places = [place] if place else []
-        elif ids.prefix_of(id_) != ids.REPLICA:
-            places = []
+        else:
+            places = [orders.replica_folders(user, id_) for user in sorted(self._users)]
         try:
             for place in places:
                 self._folders.remove(place)
@@ -373,7 +374,7 @@ class SlurmDriver:
             if is_mine and self._is_time("release", id_, TIDY_EVERY_S):
                 self._try(lambda: self._scontrol.require_one_rack(job.job_id))
 
-    def _accounted(self, wanted: Sequence[str]) -> dict[str, SlurmJob]:
+    def _accounted(self, wanted: Sequence[str], back_s: int = ACCOUNTING_S) -> dict[str, SlurmJob]:
         """Return the jobs that slurmdbd knows by those names.
 
         After an outage it is left alone for a while: what starts meanwhile should not wait for it.
@@ -382,7 +383,7 @@ class SlurmDriver:
         if time.monotonic() - failed_at < ACCOUNTING_PAUSE_S:
             raise DriverUnavailableError(words)
         try:
-            listed = self._api.accounted(wanted, self._clock.now_ms() // 1000)
+            listed = self._api.accounted(wanted, self._clock.now_ms() // 1000 - back_s)
         except DriverUnavailableError as error:
             self._accounting_outage = time.monotonic(), str(error)
             raise
@@ -404,7 +405,7 @@ class SlurmDriver:
     def _place(self, id_: str) -> tuple[str, ...] | None:
         """Return the run directory of an id below the work root."""
         entry = self._known.get(id_) or self._find(id_)
-        job = entry.job if entry else self._accounted([id_]).get(id_)
+        job = entry.job if entry else self._accounted([id_], KEPT_S).get(id_)
         return self._folders.of(id_, job) if job else None
 
     # -- small tools ----------------------------------------------------------------------------

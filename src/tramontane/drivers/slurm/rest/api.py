@@ -21,7 +21,6 @@ from tramontane.drivers.slurm.dialects.records import (
 )
 from tramontane.drivers.slurm.rest.client import NoAddressError, RestClient, TokenRefusedError
 
-ACCOUNTING_S: Final = 7 * 86_400  # how far back an id is looked for: slurmdbd reads all of it
 NAMES_MAX: Final = 100  # in one question: they stand in its address
 _TOKEN_HINT: Final = "is jwt_key the cluster's own, and do the clocks agree?"  # noqa: S105 (words)
 
@@ -70,13 +69,16 @@ class SlurmApi:
             lambda: [dialect.partition(r) for r in reading.records(document, "partitions")]
         )
 
-    def accounted(self, names: Sequence[str], now_s: int) -> list[SlurmJob]:
-        """Return what slurmdbd knows of jobs with those names; none where it is not served."""
+    def accounted(self, names: Sequence[str], since_s: int) -> list[SlurmJob]:
+        """Return what slurmdbd knows of jobs with those names; none where it is not served.
+
+        It reads all jobs ``since_s`` for that.
+        """
         dialect, has_accounting = self._agree()
         found: list[SlurmJob] = []
         for begin in range(0, len(names) if has_accounting else 0, NAMES_MAX):
             some = names[begin : begin + NAMES_MAX]
-            query = dialect.accounting(some, now_s - ACCOUNTING_S)
+            query = dialect.accounting(some, since_s)
             document = self._call("GET", "slurmdb", "jobs", self._admin_user, query=query)
             wanted = frozenset(some)
             listed = _read(lambda d=document: _accounted(reading.records(d, "jobs")))
