@@ -1,6 +1,7 @@
 """What runners say over HTTP: taken from the right one, once, and from nobody else."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,11 +10,12 @@ from tests.support.cloud import Cloud, check_error
 from tramontane.domain.jobs.attempt import AttemptState
 from tramontane.domain.jobs.job import Attempt, AttemptStatus, Job, JobSpec
 from tramontane.domain.observation import RunState
+from tramontane.domain.refusal import RefusedError
 from tramontane.domain.replica import Replica, ReplicaStatus
 from tramontane.domain.report import RunnerReport
 from tramontane.domain.resources import Resources
 from tramontane.services.reports import runners as service
-from tramontane.store import replicas
+from tramontane.store import fleet, replicas
 from tramontane.store.jobs import attempts, jobs
 from tramontane.store.reports import runners
 from tramontane.wire.runner_report import BODY_BYTES_MAX
@@ -220,8 +222,32 @@ def test_an_engine_on_the_gateways_own_machine_may_listen_there_alone(
         assert send(cloud, replica.id, peer=peer, address="127.0.0.1:8000").status_code == 400
     for peer, address in (("127.0.0.1", "127.0.0.1:8000"), ("::1", "[::1]:8000")):
         assert send(cloud, replica.id, peer=peer, address=address).is_success
-    assert send(cloud, replica.id, address="[2001:db8::7]:8000").is_success
+    for peer in ("2001:db8::7", "2001:0db8:0::7"):
+        assert send(cloud, replica.id, peer=peer, address="[2001:db8::7]:8000").is_success
     assert service.PORT_MIN == 1024
+
+
+def test_requests_go_only_to_where_the_report_comes_from(cloud: Cloud, replica: Replica) -> None:
+    """A tenant's process knows the secret: it must not point the gateway at other machines."""
+    with cloud.unchanged():
+        for peer in ("10.1.2.4", "::ffff:10.1.2.4", "", "10.1.2.3, 10.1.2.4", "127.0.0.1"):
+            reply = send(cloud, replica.id, peer=peer, address="10.1.2.3:8000")
+            assert "comes from" in check_error(reply, 400, "invalid_value", "address")
+    assert send(cloud, replica.id, peer="::ffff:10.1.2.3", address="10.1.2.3:8000").is_success
+
+
+def test_networks_of_a_cluster_bound_its_addresses(cloud: Cloud, replica: Replica) -> None:
+    """With a proxy before the gateways, every report comes from there."""
+    with cloud.db.read() as tx:
+        (cluster,) = [it for it in fleet.list_clusters(tx) if it.id == replica.cluster_id]
+    networks = {cluster.name: ("10.1.0.0/16", "2001:db8::/64"), "another": ("10.9.0.0/16",)}
+    reports = service.RunnerReports(cloud.db, cloud.clock, print, print, networks)
+    said = RunnerReport(replica.id, RunState.READY, 1, address="10.1.255.1:8000")
+    for address in (said.address, "[2001:db8::1]:8000"):
+        assert reports.accept(replace(said, address=address), SECRET, "127.0.0.1")
+    for address in ("10.9.0.1:8000", "127.0.0.1:8000", "[2001:db8:1::1]:8000"):
+        with pytest.raises(RefusedError, match="networks"):
+            reports.accept(replace(said, address=address), SECRET, "127.0.0.1")
 
 
 def test_attempts_report_with_their_own_secret(cloud: Cloud) -> None:

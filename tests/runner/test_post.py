@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -216,3 +217,13 @@ def test_the_files_of_a_shared_folder_are_written_rarely(
     at_ms = run.until_state("ready")["at_ms"]
     time.sleep(3)
     assert run.report["at_ms"] == at_ms
+
+
+def test_reports_come_from_the_address_on_which_the_engine_listens() -> None:
+    """Only from there are they taken, and a node may have several."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        post.Poster(f"http://127.0.0.1:{port}", "rep_x", "secret", "127.0.0.9").tell({"at_ms": 1})
+        connection, (peer, _) = listener.accept()
+        connection.close()
+    assert peer == "127.0.0.9"

@@ -34,6 +34,7 @@ account = "proj1"
 setup = ["module load cuda/12"]
 container = ["apptainer", "exec", "/images/vllm.sif"]
 walltime_s = 86400
+networks = ["10.0.0.0/16", "2001:db8::/64"]
 site = "par1"
 country = "FR"
 [slurm.alps.users]
@@ -47,6 +48,7 @@ spot = "scavenge"
     assert alps.qos == {"spot": "scavenge"}
     assert alps.container == ("apptainer", "exec", "/images/vllm.sif")
     assert alps.walltime_s == 86_400
+    assert alps.networks == ("10.0.0.0/16", "2001:db8::/64")
 
 
 def test_a_file_elsewhere_has_its_paths_beside_it(tmp_path: Path) -> None:
@@ -65,6 +67,7 @@ def test_a_file_elsewhere_has_its_paths_beside_it(tmp_path: Path) -> None:
         ("[slurm.'a b']\nurl = 'x'", "must be of a-z"),
         ("[slurm.alps]\nurl = 'http://x'", "needs jwt_key"),
         (LEAST + "jwtkey = 'x'", "did you mean jwt_key?"),
+        (LEAST + 'networks = ["10.0.0.1/8"]', "networks: 10.0.0.1/8 has host bits set"),
         (LEAST + "timeout_s = 0", "timeout_s must be a whole number above 0"),
         (LEAST + "timeout_s = true", "timeout_s must be a whole number above 0"),
         (LEAST + "manage_accounts = 'no'", "manage_accounts must be true or false"),

@@ -185,6 +185,7 @@ class _ControlPlane:
             wake_autoscale=self._autoscale_loop.wake,
             wake_jobs=self._job_loop.wake,
             wake_accounts=self._wake_accounts,
+            engine_networks={cluster.name: cluster.networks for cluster in settings.slurm},
         )
         self._bootstrap = self._make_bootstrap(hmac_key)
         self._gateway_token = secrets.gateway_token

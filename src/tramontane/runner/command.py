@@ -49,7 +49,8 @@ def main(argv: list[str]) -> int:
     os.umask(0o077)
     try:
         rank = gang.own_rank(args.nodes)
-        if args.host == AUTO:
+        args.is_own_host = args.host == AUTO
+        if args.is_own_host:
             args.host = gang.own_address(args.report_url)
     except (ValueError, OSError) as error:
         return say(str(error), os.EX_USAGE)

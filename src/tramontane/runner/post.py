@@ -47,14 +47,16 @@ class Poster:
     """Sends the reports of one run to ``POST {url}/cloud/v1/runners/{id}/report``.
 
     When the control plane answers that the run is not wanted any more, it sets `is_unwanted` and
-    sends this process a SIGINT.
+    sends this process a SIGINT. ``source`` is the address of this node to send from: requests are
+    only sent to where reports come from.
     """
 
-    def __init__(self, url: str, id_: str, secret: str) -> None:
+    def __init__(self, url: str, id_: str, secret: str, source: str | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("the report URL must be http://HOST or https://HOST")
         self._host, self._port, self._scheme = parts.hostname, parts.port, parts.scheme
+        self._source = (source, 0) if source else None
         self._path = f"{parts.path.rstrip('/')}/cloud/v1/runners/{id_}/report"
         self._headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
         self._news = threading.Condition()
@@ -146,7 +148,7 @@ class Poster:
         kind = http.client.HTTPConnection
         if self._scheme == "https":
             kind = http.client.HTTPSConnection  # it checks the certificate and its name
-        connection = kind(self._host, self._port, timeout=TIMEOUT_S)
+        connection = kind(self._host, self._port, timeout=TIMEOUT_S, source_address=self._source)
         connection.connect()
         self._socket = connection.sock
         return connection

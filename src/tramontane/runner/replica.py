@@ -42,6 +42,7 @@ class ReplicaRun:
 
     def __init__(self, args: argparse.Namespace, gang_: gang.Gang) -> None:
         self.replica_id, self.run_dir, self.host = args.replica, args.run_dir, args.host
+        self.is_own_host: bool = args.is_own_host
         self.gang = gang_
         self.python = args.python or sys.executable
         self.report_url = args.report_url
@@ -111,7 +112,8 @@ class ReplicaRun:
         if self.report_url and self.gang.is_first:
             from tramontane.runner.post import Poster  # noqa: PLC0415 (4 MB, for it alone)
 
-            self._report.poster = Poster(self.report_url, self.replica_id, self.secret)
+            source = self.host if self.is_own_host else None
+            self._report.poster = Poster(self.report_url, self.replica_id, self.secret, source)
 
     def _start_engine(self) -> None:
         self.port = engine.free_port(self.host)

@@ -4,6 +4,7 @@ docs/howto/slurm.md explains every line; `OPTIONS` is the whole list.
 """
 
 import difflib
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -28,6 +29,8 @@ class SlurmSettings:
     priority class to a QOS where accounts are not managed. ``setup`` are shell lines of the
     operator that come before the runner, such as ``module load``. ``container`` is put before
     each command, such as ``apptainer exec --nv IMAGE``. ``venv`` holds the engines' Python.
+    ``networks`` (CIDR) are those in which engines may listen; without, each listens where its
+    runner's reports come from.
     """
 
     name: str
@@ -52,11 +55,12 @@ class SlurmSettings:
     site: str | None = None
     country: str | None = None
     timeout_s: int = 10
+    networks: tuple[str, ...] = ()
 
 
 OPTIONS: Final = tuple(f for f in fields(SlurmSettings) if f.name != "name")
 _PATHS: Final = frozenset({"jwt_key", "work_root", "slurm_conf", "venv"})
-_LISTS: Final = frozenset({"setup", "container"})
+_LISTS: Final = frozenset({"setup", "container", "networks"})
 _MAPS: Final = frozenset({"users", "qos"})
 _NUMBERS: Final = frozenset({"walltime_s", "timeout_s"})
 
@@ -127,6 +131,11 @@ def _check(settings: SlurmSettings, where: str) -> None:
     for url in (settings.url, settings.report_url or settings.url):
         if not url.startswith(("http://", "https://")):
             raise ClusterSettingsError(f"{where}: {url!r} must begin with http:// or https://")
+    for network in settings.networks:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise ClusterSettingsError(f"{where}: networks: {error}") from error
     if not is_prefix(settings.account_prefix):
         given = f"account_prefix must be {PREFIX_WORDS}, not {settings.account_prefix!r}"
         raise ClusterSettingsError(f"{where}: {given}")

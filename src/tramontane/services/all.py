@@ -84,6 +84,7 @@ def make_services(
     wake_autoscale: Callable[[], None] = lambda: None,
     wake_jobs: Callable[[], None] = lambda: None,
     wake_accounts: Callable[[], None] = lambda: None,
+    engine_networks: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Services:
     """Return the services over ``db``. Waking must be quick: it is done by request threads."""
     writer = SpecWriter(clock, recipes)
@@ -112,6 +113,6 @@ def make_services(
         events=Events(db),
         route_tables=RouteTables(db),
         demands=Demands(db, clock, wake_autoscale),
-        runner_reports=RunnerReports(db, clock, wake, wake_jobs),
+        runner_reports=RunnerReports(db, clock, wake, wake_jobs, engine_networks),
         plan=plan,
     )

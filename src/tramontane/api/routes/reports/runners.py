@@ -3,7 +3,6 @@
 They have no API key: each shows the secret of the one thing that it supervises.
 """
 
-import ipaddress
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
@@ -44,13 +43,5 @@ def report(
         node_name=body.node_name,
     )
     secret, peer = bearer_of(request), request.headers.get("x-forwarded-for", "")
-    wanted = services.runner_reports.accept(said, secret, is_near=_is_loopback(peer))
+    wanted = services.runner_reports.accept(said, secret, peer)
     return RunnerReply(wanted=wanted)
-
-
-def _is_loopback(peer: str) -> bool:
-    """Tell whether ``peer``, as the gateway saw it, is the gateway's own machine."""
-    try:
-        return ipaddress.ip_address(peer).is_loopback
-    except ValueError:
-        return False
