@@ -23,7 +23,7 @@ up: $(RUN_STAMP) ## Install what it needs, then run Tramontane in the foreground
 test: $(DEV_STAMP) debian ## Install what the tests need, then run them all
 	@$(BIN)/python -m tests.support.client_envs
 	@$(BIN)/python -m tests.support.node_env
-	@$(BIN)/python -m pytest -q
+	@bash .ci/test $(BIN)/python
 
 check: $(DEV_STAMP) ## Format, lint, types, import contracts, fast tests (under a minute)
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types fast

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -206,6 +207,7 @@ def _timed(replicas: int, start_ms: int, walltime_ms: int) -> Timed:
     return Timed(snapshot_of((me,), nodes=(node,)), start_ms, walltime_ms)
 
 
+@pytest.mark.slow
 @given(
     st.integers(1, 4),
     st.integers(1, 50).map(lambda s: s * SECOND_MS),  # below what a start may take
@@ -228,6 +230,7 @@ def test_at_the_end_of_their_time_replicas_have_successors(
     assert has_started
 
 
+@pytest.mark.slow
 @given(
     st.integers(1, 3),
     st.integers(1, 900).map(lambda s: s * SECOND_MS),
@@ -248,6 +251,7 @@ def test_however_short_its_time_a_replica_is_not_replaced_without_end(
     assert world.made <= (replicas + SURGE_MAX) * (2 + passed_ms // serving_ms)
 
 
+@pytest.mark.slow
 def test_at_rest_nothing_is_planned_between_two_replacements() -> None:
     world = _timed(3, 5 * SECOND_MS, 3_600 * SECOND_MS)
     written = 0

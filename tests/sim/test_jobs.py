@@ -47,6 +47,7 @@ def test_worlds_of_jobs_hold_every_check(first: int, folder: Path) -> None:
         assert fault in told, f"no world of this chunk saw {fault}"
 
 
+@pytest.mark.slow
 def test_a_world_of_jobs_holds_every_check(folder: Path) -> None:
     run_seed(1_000, folder)
 
