@@ -20,16 +20,18 @@ from tramontane.domain import ids
 from tramontane.domain.jobs.attempt import AttemptObservation, AttemptState
 from tramontane.domain.jobs.job import (
     TRANSITIONS,
+    Attempt,
     AttemptStatus,
     Job,
     JobStatus,
     device_seconds,
     launch_of,
 )
-from tramontane.domain.jobs.plan import plan_jobs
+from tramontane.domain.jobs.plan import QUEUED_MAX, plan_jobs
 from tramontane.domain.jobs.snapshot import (
     ForgetAttempt,
     JobCluster,
+    JobPlan,
     Move,
     SetJob,
     Settle,
@@ -440,3 +442,34 @@ def test_the_order_of_a_snapshot_does_not_matter() -> None:
     turned = plan_of(*jobs[::-1], attempts=attempts[::-1], clusters=clusters[::-1])
     assert sorted(map(repr, one.writes)) == sorted(map(repr, turned.writes))
     assert sorted(map(repr, one.calls)) == sorted(map(repr, turned.calls))
+
+
+def test_one_project_cannot_fill_the_queues_of_all() -> None:
+    bomb = job_of(1, array=QUEUED_MAX)
+    queued = [
+        attempt_of(bomb, AttemptStatus.QUEUED, index=index, node_id=None, device_indexes=())
+        for index in bomb.indexes
+    ]
+    more, another = job_of(2, array=10), job_of(3, project_id=typed_id(ids.PROJECT, 2))
+
+    def plan(full: list[Attempt]) -> JobPlan:
+        shown = cluster_of(*(listed(it, AttemptState.QUEUED) for it in full), queues=True)
+        return plan_of(bomb, more, another, attempts=full, clusters=[shown])
+
+    said = plan(queued)
+    assert [start.job_id for start in writes_of(said, Start)] == [another.id]
+    waits = f"{QUEUED_MAX} attempts of its project are queued already"
+    assert status_of(said, more) == (JobStatus.PENDING, waits)
+    ended = [replace(it, status=AttemptStatus.SUCCEEDED) for it in queued[:4]]
+    starts = writes_of(plan([*ended, *queued[4:]]), Start)
+    assert [start.job_id for start in starts] == [*[more.id] * 4, another.id]
+
+
+def test_projects_are_submitted_in_turn() -> None:
+    many, one = job_of(1, array=50), job_of(2, project_id=typed_id(ids.PROJECT, 2))
+    waiting = [attempt_of(many, AttemptStatus.PENDING, index=i) for i in many.indexes]
+    late = attempt_of(one, AttemptStatus.PENDING, created_at_ms=NOW_MS)
+    said = plan_of(many, one, attempts=[*waiting, late], clusters=[cluster_of(queues=True)])
+    submits = [call.attempt_id for call in said.calls if isinstance(call, Submit)]
+    assert len(submits) == 51
+    assert submits.index(late.id) <= 1

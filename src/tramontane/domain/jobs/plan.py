@@ -6,7 +6,8 @@ older job first; statuses are worded last, from all that. Calls to drivers follo
 committed, never the wishes of the plan in the making.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -33,6 +34,10 @@ from tramontane.domain.observation import Reachable
 
 # Of one job in one pass: rows of a large array are written in several short transactions.
 STARTS_MAX: Final = 100
+# Attempts of one project that wait on clusters. Queues have an end, and those before it are all
+# looked at again and again: nobody fills them alone. The others wait here, at no cost to anyone.
+QUEUED_MAX: Final = 1_000
+_QUEUED: Final = frozenset({AttemptStatus.PENDING, AttemptStatus.QUEUED})
 # A job that was asked to end and does not is ended at once, this long after its grace.
 CANCEL_MS_MAX: Final = 60_000
 _ORDER: Final = {name: rank for rank, name in enumerate(PriorityClass)}
@@ -104,6 +109,7 @@ def _start(drafts: Mapping[str, _Draft], snapshot: JobSnapshot) -> None:
         if not attempt.status.is_over
     ]
     places = Places(snapshot, live)
+    queued = Counter(a.project_id for a, _ in live if a.status in _QUEUED)
     known = dict(snapshot.dependencies)
     for draft in drafts.values():
         due = [line for line in draft.lines if line.state is LineState.DUE]
@@ -112,7 +118,8 @@ def _start(drafts: Mapping[str, _Draft], snapshot: JobSnapshot) -> None:
         draft.waiting, draft.is_doomed = _dependencies(draft.job, known)
         ready = [line for line in due if line.due_at_ms <= snapshot.now_ms]
         if draft.waiting is None:
-            _start_lines(draft, ready, places)
+            _start_lines(draft, ready, places, QUEUED_MAX - queued[draft.job.project_id])
+            queued[draft.job.project_id] += len(draft.starts)
 
 
 def _dependencies(job: Job, known: Mapping[str, JobStatus]) -> tuple[str | None, bool]:
@@ -131,10 +138,13 @@ def _fate(status: JobStatus | None) -> str:
     return "was cancelled" if status is JobStatus.CANCELLED else str(status)
 
 
-def _start_lines(draft: _Draft, ready: list[Line], places: Places) -> None:
+def _start_lines(draft: _Draft, ready: list[Line], places: Places, room: int) -> None:
     job = draft.job
+    if ready and room <= 0:
+        draft.waiting = f"{QUEUED_MAX} attempts of its project are queued already"
+        return
     cluster_id = job.cluster_id
-    for line in ready[:STARTS_MAX]:
+    for line in ready[: min(STARTS_MAX, room)]:
         since_ms = line.last.changed_at_ms if line.last else job.created_at_ms
         place = places.find(_bound(job, cluster_id), since_ms)
         if isinstance(place, str):
@@ -193,7 +203,7 @@ def _calls(snapshot: JobSnapshot, sightings: Sightings) -> list[DriverAction]:
     jobs = {job.id: job for job in snapshot.jobs}
     rows = {(a.cluster_id, a.id): a for a in snapshot.attempts}
     calls: list[DriverAction] = []
-    for attempt in sorted(snapshot.attempts, key=lambda a: (a.created_at_ms, a.id)):
+    for attempt in _in_turn(snapshot.attempts):
         job = jobs.get(attempt.job_id)
         if job is not None and not attempt.status.is_over:
             calls += _call_for(job, attempt, sightings, snapshot.now_ms)
@@ -208,6 +218,17 @@ def _calls(snapshot: JobSnapshot, sightings: Sightings) -> list[DriverAction]:
             elif row is None or row.status.is_over:
                 calls.append(StopAttempt(state.cluster.id, seen.attempt_id, drain=False))
     return calls
+
+
+def _in_turn(attempts: Iterable[Attempt]) -> list[Attempt]:
+    """Return the attempts by age, those of all projects in turn: one of many delays no other."""
+    turns: Counter[str] = Counter()
+    ordered: list[tuple[int, Attempt]] = []
+    for attempt in sorted(attempts, key=lambda a: (a.created_at_ms, a.id)):
+        if attempt.status is AttemptStatus.PENDING:
+            turns[attempt.project_id] += 1
+        ordered.append((turns[attempt.project_id], attempt))
+    return [attempt for _, attempt in sorted(ordered, key=lambda item: item[0])]
 
 
 def _call_for(job: Job, attempt: Attempt, sightings: Sightings, now_ms: int) -> list[DriverAction]:
