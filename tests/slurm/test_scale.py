@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import pytest
 
@@ -45,6 +45,10 @@ JOBS: Final = 500
 # Each job takes the devices of a node; some nodes have their processors full of replicas.
 RUNNING_MIN: Final = RACKS * NODES_PER_RACK - 7
 POLL_S: Final = 1.0
+# Farther than Slurm plans ahead: it takes long until it has an estimate for every job, and each
+# of them is news.
+LIMIT_S: Final = 2 * 86_400
+QUIET: Final = 8  # passes without a write, then it is at rest
 INTERVALS: Final = 10  # for which it is watched at rest
 PASS_S: Final = 0.25  # from one pass to the next
 PASS_S_MAX: Final = 1.0
@@ -104,6 +108,13 @@ class SmallEngine:
         )
 
 
+class Took(NamedTuple):
+    """Seconds of one pass: in all, and of its own work without waiting for slurmctld."""
+
+    all_s: float
+    own_s: float
+
+
 class World:
     """Both reconcilers on a large cluster, called in turn as their loops would."""
 
@@ -138,18 +149,18 @@ class World:
             id_ = typed_id(ids.DEPLOYMENT, number + 1)
             made = Deployment(id_, PROJECT.id, f"chat-{number}", spec, 1, self.now_ms())
             deployments.insert(tx, made)
-        wanted = JobSpec(("sleep", "900"), replace(SMALL, devices=4), time_limit_s=3_600)
+        wanted = JobSpec(("sleep", "900"), replace(SMALL, devices=4), time_limit_s=LIMIT_S)
         for number in range(JOBS):
             id_ = typed_id(ids.JOB, number + 1)
             jobs.insert(tx, Job(id_, PROJECT.id, f"job-{number}", wanted, self.now_ms()), ())
 
-    def step(self) -> list[float]:
-        """Make one pass of each; return how many seconds each took."""
-        took: list[float] = []
+    def step(self) -> list[Took]:
+        """Make one pass of each; return how long each took."""
+        took: list[Took] = []
         for reconciler in (self.replicas, self.jobs):
-            began_s = time.monotonic()
+            began_s, worked_s = time.monotonic(), time.thread_time()
             reconciler.step()
-            took.append(time.monotonic() - began_s)
+            took.append(Took(time.monotonic() - began_s, time.thread_time() - worked_s))
         return took
 
     def report_ready(self) -> None:
@@ -204,16 +215,20 @@ def test_a_large_installation_at_rest_is_quiet(slurm: SlurmCluster, tmp_path: Pa
 
         until(settle, "all to run or queue", 120)
         print(f"\nsettled after {time.monotonic() - began_s:.1f} s")
-        until(lambda: quiet_passes(world) >= 8, "passes without a write", 30)
+        until(lambda: quiet_passes(world) >= QUIET, "passes without a write", 60)
         slurm_jobs, asked, writes = world.slurm_jobs(), len(proxy.asked), db.writes
-        took_s: list[float] = []
+        took: list[Took] = []
         ends_s = time.monotonic() + INTERVALS * POLL_S
         while time.monotonic() < ends_s:
-            took_s += world.step()
+            took += world.step()
             time.sleep(PASS_S)
         questions = proxy.asked[asked:]
-        print(f"{len(took_s)} passes, the longest {max(took_s):.3f} s; {len(questions)} questions")
-        assert max(took_s) < PASS_S_MAX
+        longest, most = sorted(t.all_s for t in took), max(t.own_s for t in took)
+        print(f"{len(took)} passes, the longest {longest[-3:]} s, own work at most {most:.3f} s")
+        print(f"{len(questions)} questions in {INTERVALS} intervals")
+        assert most < PASS_S_MAX
+        # slurmctld shares two processors with all that it started: it may be late now and then.
+        assert longest[len(longest) * 9 // 10] < PASS_S_MAX, longest
         assert len(questions) <= INTERVALS + 1, questions
         assert all(" /slurm/" in question for question in questions), questions
         assert db.writes == writes
@@ -227,7 +242,7 @@ def quiet_passes(world: World) -> int:
     """Return how many of the next passes write nothing."""
     count = 0
     writes = world.db.writes
-    while count < 8:
+    while count < QUIET:
         world.step()
         if world.db.writes != writes:
             return count
