@@ -13,6 +13,7 @@ from tramontane.domain.fleet import Cluster, ClusterStatus, Device, Node, NodeSt
 from tramontane.domain.jobs.attempt import AttemptState
 from tramontane.domain.jobs.job import Attempt, AttemptStatus, Job, JobStatus
 from tramontane.domain.resources import Resources
+from tramontane.services.jobs import use_cases
 from tramontane.services.quotas.use_cases import QuotaSubject
 from tramontane.store import fleet
 from tramontane.store.jobs import attempts, jobs
@@ -399,3 +400,19 @@ def test_a_project_with_a_job_that_goes_on_is_not_archived(cloud: Cloud) -> None
     over = replace(seen, status=JobStatus.SUCCEEDED)
     cloud.db.write(lambda tx: jobs.update(tx, seen, over))
     assert cloud.cloud("DELETE", "/projects/lab")["archived_at_ms"]
+
+
+@pytest.mark.parametrize("limit", ["LIVE_JOBS_MAX", "LIVE_CHARS_MAX"])
+def test_one_project_cannot_have_jobs_without_end(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    job_id = submit(cloud, PLAIN, headers={"idempotency-key": "k"}).json()["id"]
+    monkeypatch.setattr(use_cases, limit, 1)
+    with cloud.unchanged():
+        told = check_error(submit(cloud, PLAIN), 429, "rate_limit_exceeded")
+        assert "array" in told
+    again = submit(cloud, PLAIN, headers={"idempotency-key": "k"})
+    assert again.json()["id"] == job_id
+    with cloud.db.read() as tx:
+        assert jobs.live_size(tx, cloud.project.id)[0] == 1
+        assert jobs.live_size(tx, cloud.ids.new("prj")) == (0, 0)

@@ -6,6 +6,7 @@ A request here records a wish and nothing else; what could never run is refused 
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 from tramontane.domain import ids as kinds
 from tramontane.domain.event import Event
@@ -29,6 +30,11 @@ from tramontane.services.scope import (
 from tramontane.store import events, fleet
 from tramontane.store.db import Database, Transaction
 from tramontane.store.jobs import attempts, jobs
+
+# All jobs that are not over are planned together: no project makes that slow for the others.
+LIVE_JOBS_MAX: Final = 5_000
+LIVE_CHARS_MAX: Final = 32 << 20  # of their commands and environments
+RETRY_S: Final = 60.0
 
 
 class Jobs:
@@ -150,6 +156,7 @@ def _create(
     known = _known(tx, project.id, made)
     if known is not None:
         return known
+    _check_room(tx, project.id)
     needed = tuple(_needed(tx, project.id, ref) for ref in made.spec.depends_on)
     spec = replace(made.spec, depends_on=tuple(dict.fromkeys(needed)))
     _check_fits(tx, project.id, spec)
@@ -159,6 +166,18 @@ def _create(
     message = f"job {job.name} submitted: {each}, class {spec.priority_class}"
     events.append(tx, _event(job, principal, "created", message, job.created_at_ms))
     return job
+
+
+def _check_room(tx: Transaction, project_id: str) -> None:
+    count, chars = jobs.live_size(tx, project_id)
+    if count < LIVE_JOBS_MAX and chars < LIVE_CHARS_MAX:
+        return
+    message = (
+        f"{count} jobs of the project are not over, and at most {LIVE_JOBS_MAX} may be at a time, "
+        f"with {LIVE_CHARS_MAX >> 20} MiB of commands and environments in all: wait for some to "
+        "end, or make one job with an array of them"
+    )
+    raise refuse(Code.RATE_LIMIT_EXCEEDED, message, retry_after_s=RETRY_S)
 
 
 def _known(tx: Transaction, project_id: str, made: Job) -> Job | None:

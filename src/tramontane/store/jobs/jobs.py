@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import replace
 
-from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy import ColumnElement, delete, func, select
 
 from tramontane.domain.jobs.attempt import ShippedFile
 from tramontane.domain.jobs.job import Job, JobSpec, JobStatus
@@ -92,6 +92,15 @@ def list_live(tx: Transaction) -> list[Job]:
     """Return every job that is not over, oldest first."""
     query = select(jobs).where(JOB_IS_LIVE).order_by(jobs.c.created_at_ms, jobs.c.id)
     return [_job(row) for row in tx.execute(query)]
+
+
+def live_size(tx: Transaction, project_id: str) -> tuple[int, int]:
+    """Return how many jobs of the project are not over, and how many characters they take."""
+    query = select(func.count(), func.coalesce(func.sum(func.length(jobs.c.spec)), 0)).where(
+        jobs.c.project_id == project_id, JOB_IS_LIVE
+    )
+    count, chars = tx.execute(query).one()
+    return int(count), int(chars)
 
 
 def statuses_of(tx: Transaction, job_ids: Collection[str]) -> dict[str, JobStatus]:
