@@ -142,8 +142,12 @@ def test_what_others_use_is_no_room() -> None:
     rooms = rooms_of([node], [], used=used)
     assert find_spot(rooms, ME, Resources(1_000, GIB, 2)) is None
     assert find_spot(rooms, ME, Resources(1_000, GIB, 1)) is not None
-    assert explain_no_room(rooms, Resources(1_000, GIB, 2)) == (
-        "needs 1 device more on the best node (node-1, where others use 3 devices)"
+    told = "needs 1 CPU, 1.0 GiB memory, 2 devices, and others use what there would be for it"
+    assert explain_no_room(rooms, Resources(1_000, GIB, 2)) == told
+    more = rooms_of([node], [], used={node.id: Resources(500, 1, 4)})
+    assert explain_no_room(more, Resources(1_000, GIB, 2)) == told, "it is said once"
+    assert explain_no_room(rooms, Resources(1_000, GIB, 5)) == (
+        "needs 1 device more on the best node (node-1), and is larger than any empty node"
     )
     over = rooms_of([node], [], used={node.id: Resources(99_000, 99 * GIB, 9)})
     assert over[node.id].free == Resources()
@@ -201,3 +205,7 @@ def test_the_reason_says_how_far_the_best_rack_is() -> None:
         "needs 2 nodes of one rack, and needs 4 devices more on the best node (node-1)"
     )
     assert explain_no_room({}, GANG, 2, "alps").endswith("no node of cluster alps is ready")
+    used = {node.id: Resources(0, 0, 1) for node in nodes}
+    assert explain_no_room(rooms_of(nodes, [], used=used), GANG, 2).endswith(
+        "each, and others use what there would be for it"
+    )

@@ -339,11 +339,19 @@ def test_what_others_use_is_no_room_for_a_replica() -> None:
     snapshot = snapshot_of((deployment_of(),), nodes=(node_of(1),))
     state = snapshot.clusters[0]
     assert isinstance(state.view, Reachable)
-    taken = replace(state.view.nodes[0], used=Resources(7_500, 0))
-    view = replace(state.view, nodes=(taken,))
-    plan = plan_replicas(replace(snapshot, clusters=(replace(state, view=view),)))
+
+    def planned(used: Resources, me: Deployment = snapshot.deployments[0]) -> Plan:
+        taken = replace(state.view.nodes[0], used=used)
+        view = replace(state.view, nodes=(taken,))
+        shared = replace(snapshot, deployments=(me,), clusters=(replace(state, view=view),))
+        return plan_replicas(shared)
+
+    plan = planned(Resources(7_500, 0))
     assert "Place" not in kinds(plan)
-    assert "where others use 7.5 CPU" in str(status_in(plan).reason)
+    told = status_in(plan)
+    assert "others use what there would be for it" in str(told.reason)
+    rested = replace(snapshot.deployments[0], reason=told.reason, status=told.status)
+    assert planned(Resources(7_700, GIB), rested).actions == (), "no write for what others do"
 
 
 def test_what_a_start_waits_for_is_told_without_the_estimate() -> None:

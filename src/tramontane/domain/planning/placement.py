@@ -25,19 +25,23 @@ class Owner:
     generation: int
 
 
+_ANYBODY: Final = Owner("", 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Room:
     """What is left of one node. ``held`` has the owner of each replica on it.
 
-    ``used`` is what others hold there, which nobody here knows the device indexes of: where it
-    has devices, the cluster chooses them, and indexes are only counted.
+    ``unshared`` is what would be free without what others hold there, None when they hold
+    nothing. Nobody here knows which devices those are: such a cluster chooses devices itself, and
+    indexes are only counted.
     """
 
     node: Node
     free: Resources
     free_device_indexes: tuple[int, ...]
     held: tuple[Owner, ...] = ()
-    used: Resources = NOTHING
+    unshared: Resources | None = None
 
     def holds(self, need: Resources) -> bool:
         """Tell whether a replica with ``need`` fits."""
@@ -63,7 +67,11 @@ class Room:
 
     def without(self, used: Resources) -> "Room":
         """Return the room that is left beside what others use; nothing is below zero."""
-        return replace(self, free=self.free.shortfall(used), used=used)
+        return replace(self, free=self.free.shortfall(used), unshared=self.free)
+
+    def alone(self) -> "Room":
+        """Return the room that there would be if others used nothing."""
+        return replace(self, free=self.unshared or self.free, unshared=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,21 +171,25 @@ def explain_no_room(
 ) -> str:
     """Return in words what the node that comes nearest lacks to hold ``need``.
 
-    ``rooms`` are those of ``cluster`` alone if that is given.
+    ``rooms`` are those of ``cluster`` alone if that is given. How much others use is left out: it
+    changes all the time, and a text that does would be written all the time.
     """
+    wish = f"{nodes} nodes of one rack with {need.describe()} each"
+    if nodes == 1:
+        wish = need.describe()
     if not rooms:
         where = f" of cluster {cluster}" if cluster else ""
-        return f"needs {need.describe()}, and no node{where} is ready"
-    fitting = [room for room in rooms.values() if room.holds(need)]
+        return f"needs {wish}, and no node{where} is ready"
+    alone = {node_id: room.alone() for node_id, room in rooms.items()}
+    if find_spot(alone, _ANYBODY, need, nodes) is not None:
+        return f"needs {wish}, and others use what there would be for it"
+    fitting = [room for room in alone.values() if room.holds(need)]
     if nodes > 1 and fitting:
         best = max(_racks(fitting).values(), key=len)
-        return (
-            f"needs {nodes} nodes of one rack with {need.describe()} each, and the best "
-            f"rack{_named_rack(best[0].node)} has room on {len(best)}"
-        )
-    nearest = min(rooms.values(), key=lambda room: (_lack_rank(room, need), room.node.name))
-    told = f"needs {_lack(nearest, need).describe()} more on the best node ({nearest.node.name}"
-    told += f", where others use {nearest.used.describe()})" if nearest.used != NOTHING else ")"
+        rack = _named_rack(best[0].node)
+        return f"needs {wish}, and the best rack{rack} has room on {len(best)}"
+    nearest = min(alone.values(), key=lambda room: (_lack_rank(room, need), room.node.name))
+    told = f"needs {_lack(nearest, need).describe()} more on the best node ({nearest.node.name})"
     if nodes > 1:
         told = f"needs {nodes} nodes of one rack, and {told}"
     if need.fits_in(whole_of(nearest.node)):
