@@ -218,6 +218,7 @@ def test_replicas(cloud: Cloud) -> None:
         "status": "pending",
         "cluster_id": node.cluster_id,
         "node_id": node.id,
+        "peer_node_ids": [],
         "address": "127.0.0.1:9",
         "reason": None,
         "resources": {"cpu_millicores": 1000, "memory_bytes": 1 << 20, "devices": 0},

@@ -167,6 +167,7 @@ def replica(value: Replica, principal: Principal) -> wire.Replica:
         status=value.status,
         cluster_id=value.cluster_id,
         node_id=value.node_id,
+        peer_node_ids=list(value.peer_node_ids),
         address=value.address if principal.is_operator else None,
         reason=value.reason,
         resources=resources(value.launch.resources),

@@ -243,6 +243,7 @@ class Replica(Reply):
     ]
     cluster_id: str
     node_id: str
+    peer_node_ids: Annotated[list[str], Field(description="Further nodes of one on several.")]
     address: Annotated[
         str | None, Field(description="host:port of the engine; only an operator sees it.")
     ]
