@@ -85,6 +85,17 @@ def test_what_says_nothing_new_is_not_written(cloud: Cloud, replica: Replica) ->
     assert (last.at_ms, last.requests_running) == (4_000, 0)
 
 
+def test_a_clock_that_is_set_back_silences_no_runner(cloud: Cloud, replica: Replica) -> None:
+    early = 1_000_000
+    assert send(cloud, replica.id, at_ms=early, run_state="starting", address=None).is_success
+    with cloud.unchanged():
+        send(cloud, replica.id, at_ms=early - service.OVERTAKEN_MS_MAX)
+    assert send(cloud, replica.id, at_ms=early - service.OVERTAKEN_MS_MAX - 1).is_success
+    last = kept(cloud, replica.id)
+    assert last is not None
+    assert last.run_state is RunState.READY
+
+
 @pytest.mark.parametrize(
     "news",
     [

@@ -58,6 +58,15 @@ def test_a_cluster_that_never_confirms_an_end_is_not_hurried_for_ever(
     assert queue.jobs.step() is False
 
 
+def test_a_report_from_the_future_hurries_nobody(queue: World) -> None:
+    """By a node's wrong clock, or by a tenant who writes it himself."""
+    _, attempt = running(queue)
+    at_ms = queue.clock.now_ms() + 3_600_000
+    told = RunnerReport(attempt.id, RunState.EXITED, at_ms, exit_code=0)
+    queue.db.write(lambda tx: runners.put(tx, told, queue.clock.now_ms()))
+    assert queue.jobs.step() is False
+
+
 def test_what_a_runner_says_while_its_cluster_is_asked_counts(
     queue: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

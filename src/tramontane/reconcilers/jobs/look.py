@@ -133,7 +133,7 @@ def has_news(rows: JobRows, now_ms: int) -> bool:
     """Tell whether a runner just told what its cluster has not shown yet: it may any moment."""
     for attempt in rows.attempts:
         report = rows.reports.get(attempt.id)
-        if report is None or attempt.status.is_over or now_ms - report.at_ms > NEWS_MS:
+        if report is None or attempt.status.is_over or abs(now_ms - report.at_ms) > NEWS_MS:
             continue
         has_begun = report.run_state is not RunState.STARTING
         is_known = attempt.status is AttemptStatus.RUNNING

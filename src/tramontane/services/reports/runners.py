@@ -18,6 +18,9 @@ from tramontane.store.reports import runners
 
 # Those below are the system's own services; engines listen where any process may.
 PORT_MIN: Final = 1024
+# A runner gives an exchange up after 15 s. What is older by more is no older report: the clock of
+# its node was set back.
+OVERTAKEN_MS_MAX: Final = 30_000
 _IP = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _OVER: Final = frozenset({ReplicaStatus.STOPPED, ReplicaStatus.FAILED})
@@ -120,7 +123,7 @@ def _is_news(last: RunnerReport | None, report: RunnerReport) -> bool:
     """Tell whether plans could differ because of ``report``."""
     if last is None:
         return True
-    if report.at_ms < last.at_ms:
+    if 0 < last.at_ms - report.at_ms <= OVERTAKEN_MS_MAX:
         return False  # it was under way for longer than a later one
     return _said(last) != _said(report)
 
