@@ -192,10 +192,13 @@ def test_a_lost_node_costs_one_attempt(jobs: Jobs, slurm: SlurmCluster) -> None:
         until(lambda: jobs.attempt_statuses(job_id) == ["node_failed", "running"], "the next one")
         jobs.open_gate(job_id)
         jobs.until(job_id, "succeeded")
+        until(lambda: node_status(jobs, node) == "lost", "the notice")
+        whole = jobs.submit("whole", "true", nodes=4)  # it can run once the node is back
     finally:
         slurm.restart(f"slurmd:{node}")
         slurm.until_nodes_respond()
         until(lambda: node_status(jobs, node) == "ready", "the node to be back")
+    jobs.until(whole, "succeeded")
     first, second = jobs.attempts(job_id)
     assert node in first["reason"]
     assert second["node_names"] != [node]

@@ -15,6 +15,7 @@ from tramontane.domain.jobs.attempt import ShippedFile, Topology
 from tramontane.domain.jobs.fit import check_fit, facts_of
 from tramontane.domain.jobs.job import SCRIPT_PATH
 from tramontane.domain.jobs.rules import FILES_BYTES_MAX, FILES_MAX, NewJob, check_wish, spec_of
+from tramontane.domain.planning.fleet_view import UNNAMED
 from tramontane.domain.refusal import Code
 from tramontane.domain.resources import Resources
 
@@ -283,6 +284,10 @@ def test_only_what_is_certain_is_refused() -> None:
     assert check_fit(huge, [facts_of("alps", [])], None) is None
     lost = replace(RACKS[0], status=NodeStatus.LOST)
     assert check_fit(huge, [facts_of("alps", [lost])], None) is None
+    down = [replace(node, status=NodeStatus.LOST, reason="down: new disks") for node in RACKS]
+    assert check_fit(replace(GANG, nodes=5), [facts_of("alps", down)], None) is None
+    gone = [replace(node, status=NodeStatus.LOST, reason=UNNAMED) for node in RACKS[:2]]
+    assert "has 3: ask for at most 3" in unfit(replace(GANG, nodes=5), [*gone, *RACKS[2:]])[1]
     away = [replace(node, status=NodeStatus.UNKNOWN) for node in RACKS]
     assert check_fit(replace(GANG, nodes=5), [facts_of("alps", away)], None) is None
     assert (

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from tramontane.domain.fleet import Node, NodeStatus
 from tramontane.domain.jobs.attempt import Topology
 from tramontane.domain.jobs.job import JobSpec
+from tramontane.domain.planning.fleet_view import UNNAMED
 from tramontane.domain.planning.placement import whole_of
 from tramontane.domain.refusal import Code, Refusal
 from tramontane.domain.resources import Resources
@@ -18,15 +19,20 @@ from tramontane.domain.resources import Resources
 
 @dataclass(frozen=True, slots=True)
 class ClusterFacts:
-    """What a cluster has: its name, and the nodes that are not lost."""
+    """What a cluster has: its name, and the nodes that it names."""
 
     name: str
     nodes: tuple[Node, ...]
 
 
 def facts_of(name: str, nodes: Sequence[Node]) -> ClusterFacts:
-    """Return the facts of a cluster with these nodes."""
-    return ClusterFacts(name, tuple(n for n in nodes if n.status is not NodeStatus.LOST))
+    """Return the facts of a cluster with these nodes.
+
+    A node that is down is expected back as long as its cluster names it; then it has a reason.
+    """
+    gone = {None, UNNAMED}
+    named = (n for n in nodes if n.status is not NodeStatus.LOST or n.reason not in gone)
+    return ClusterFacts(name, tuple(named))
 
 
 def check_fit(
