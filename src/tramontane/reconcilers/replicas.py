@@ -273,7 +273,8 @@ class ReplicaReconciler:
         try:
             self._drivers[cluster].ensure(replica.id, node_name, replica.launch, peers)
         except DriverUnavailableError as error:
-            log.warning("%s: its start is tried again: %s", replica.id, error)
+            if self._start_errors.get(replica.id) != str(error):  # it may be so five times a second
+                log.warning("%s: its start is tried again: %s", replica.id, error)
             self._start_errors[replica.id] = str(error)
         except Exception as error:
             log.exception("%s: its driver refused to start it", replica.id)

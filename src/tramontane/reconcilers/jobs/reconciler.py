@@ -245,7 +245,8 @@ class JobReconciler:
         try:
             driver.submit(attempt.id, launch, node_name)
         except DriverUnavailableError as error:
-            log.warning("%s: its start is tried again: %s", attempt.id, error)
+            if self._submit_errors.get(attempt.id) != str(error):  # maybe five times a second
+                log.warning("%s: its start is tried again: %s", attempt.id, error)
             self._submit_errors[attempt.id] = str(error)
         except ValueError as error:
             log.warning("%s: its cluster refuses it: %s", attempt.id, error)
