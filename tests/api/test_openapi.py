@@ -77,3 +77,13 @@ def test_every_field_of_a_request_is_described_and_bounded(document: dict[str, A
 
 def test_no_third_party_is_named(document: dict[str, Any]) -> None:
     assert "http" not in json.dumps(document).replace("HTTP", "").replace('"http"', "")
+
+
+def test_every_refusal_is_json(document: dict[str, Any]) -> None:
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            for status, reply in operation["responses"].items():
+                if not status.startswith("2"):
+                    assert list(reply["content"]) == ["application/json"], (method, path, status)
+    logs = document["paths"]["/cloud/v1/jobs/{job}/logs"]["get"]["responses"]
+    assert list(logs["200"]["content"]) == ["text/plain"]

@@ -115,8 +115,13 @@ def list_attempts(
     return views.page(found, job_views.attempt)
 
 
+# Without a media type of its own: a refusal is JSON here too.
 @router.get(
-    "/{job}/logs", operation_id="jobs_logs", response_class=PlainTextResponse, response_model=None
+    "/{job}/logs",
+    operation_id="jobs_logs",
+    response_class=Response,
+    response_model=None,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 def read_logs(
     principal: Reader,
