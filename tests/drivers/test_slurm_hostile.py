@@ -1,11 +1,13 @@
 """What a tenant can do to the Slurm driver from its own Unix user, and what it cannot."""
 
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tramontane.drivers.slurm import jobs
+from tramontane.drivers.slurm import folders, jobs
 from tramontane.drivers.slurm.dialects.records import SlurmJob
 from tramontane.drivers.slurm.folders import Folders
 
@@ -33,3 +35,23 @@ def test_a_launch_that_no_parser_takes_hides_no_log(tmp_path: Path, launch: str)
     (run_dir / "engine.log").write_text("a line\n")
     (run_dir / "launch.json").write_text(launch, encoding="latin-1")
     assert Folders(tmp_path).last_lines(REP, ("tenant", "replicas", REP), 10) == ["a line"]
+
+
+@pytest.mark.slow
+def test_a_shared_folder_that_hangs_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As NFS does while its server is away; control planes have only so many threads."""
+    gate = threading.Event()
+    monkeypatch.setattr(folders, "read_tail", lambda *_, **__: gate.wait(20))
+    shared, place = Folders(tmp_path, limit_s=0.05), ("tenant", "replicas", REP)
+    began = time.monotonic()
+    for _ in range(50):
+        with pytest.raises(TimeoutError, match="does not answer"):
+            shared.last_lines(REP, place, 10)
+    with pytest.raises(TimeoutError):
+        shared.remove(place)
+    with pytest.raises(TimeoutError):
+        shared.read((*place, "x", "y"), 0, 0, 10)
+    assert time.monotonic() - began < 5
+    gate.set()

@@ -13,7 +13,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import Final
 
-ENTRIES_MAX: Final = 20_000  # in one call: about a second on a local disk, some on a network's
+ENTRIES_MAX: Final = 2_000  # in one call: some seconds on a slow network's file system
 _NAMES_MAX: Final = 1_000
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 

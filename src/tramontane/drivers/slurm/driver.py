@@ -218,7 +218,11 @@ class SlurmDriver:
         place = self._place(id_)
         if place is None or lines_max < 1:
             return []
-        return self._folders.last_lines(id_, place, min(lines_max, LOG_LINES_MAX))
+        try:
+            return self._folders.last_lines(id_, place, min(lines_max, LOG_LINES_MAX))
+        except OSError as error:
+            msg = f"the log of {id_} cannot be read: {error.strerror or error}"
+            raise DriverUnavailableError(msg) from error
 
     def read_log(self, attempt_id: str, rank: int, offset: int, bytes_max: int) -> bytes:
         """Return what an attempt wrote on its node number ``rank``, from ``offset`` on."""

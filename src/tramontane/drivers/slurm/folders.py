@@ -16,9 +16,11 @@ from tramontane.drivers import attempt_logs
 from tramontane.drivers.slurm.dialects.records import SlurmJob
 from tramontane.drivers.slurm.orders import attempt_folders, replica_folders
 from tramontane.runner.output import last_lines
+from tramontane.runtime.in_time import InTime
 from tramontane.runtime.tenant_files import TenantFileError, read_range, read_tail
 from tramontane.runtime.tenant_trees import remove_tree
 
+LIMIT_S: Final = 5.0  # a file server that is away holds whoever asks it
 LOG_BYTES_MAX: Final = 4 << 20
 LAUNCH_BYTES_MAX: Final = 4 << 20
 # What a launch.json that its tenant replaced can lead to.
@@ -29,8 +31,9 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class Folders:
     """Run directories of one cluster, named by the parts of their path below its work root."""
 
-    def __init__(self, work_root: Path) -> None:
+    def __init__(self, work_root: Path, limit_s: float = LIMIT_S) -> None:
         self._root = work_root
+        self._in_time = InTime(f"{work_root}", limit_s)
 
     def of(self, id_: str, job: SlurmJob) -> tuple[str, ...] | None:
         """Return where a job of ours runs; None if it does not say."""
@@ -46,8 +49,12 @@ class Folders:
     def last_lines(self, id_: str, folders: tuple[str, ...], lines_max: int) -> list[str]:
         """Return the last lines of an engine or of an attempt's first node, without its secret.
 
-        Before there are any, those of the job's script, which say why it got no further.
+        Before there are any, those of the job's script, which say why it got no further. Raises
+        TimeoutError when the folder does not answer.
         """
+        return self._in_time.run(lambda: self._last_lines(id_, folders, lines_max))
+
+    def _last_lines(self, id_: str, folders: tuple[str, ...], lines_max: int) -> list[str]:
         run_dir, owner = "/".join(folders), self._owner(folders)
         with suppress(OSError):
             lines: list[str] = []
@@ -63,9 +70,11 @@ class Folders:
 
     def read(self, folders: tuple[str, ...], rank: int, offset: int, bytes_max: int) -> bytes:
         """Return a piece of what was ever written on one node. Raises OSError."""
-        run_dir, owner = "/".join(folders), self._owner(folders)
-        return attempt_logs.read_log(
-            self._root, run_dir, owner, rank, offset=offset, bytes_max=bytes_max
+        run_dir = "/".join(folders)
+        return self._in_time.run(
+            lambda: attempt_logs.read_log(
+                self._root, run_dir, self._owner(folders), rank, offset=offset, bytes_max=bytes_max
+            )
         )
 
     def remove(self, folders: tuple[str, ...]) -> None:
@@ -73,6 +82,9 @@ class Folders:
 
         OSError when that fails, and for a large one when there is more to do: call it again.
         """
+        self._in_time.run(lambda: self._remove(folders))
+
+    def _remove(self, folders: tuple[str, ...]) -> None:
         *parents, name = folders
         with suppress(FileNotFoundError):
             here = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
