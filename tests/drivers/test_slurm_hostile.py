@@ -10,6 +10,8 @@ import pytest
 from tramontane.drivers.slurm import folders, jobs
 from tramontane.drivers.slurm.dialects.records import SlurmJob
 from tramontane.drivers.slurm.folders import Folders
+from tramontane.drivers.slurm.known import Known
+from tramontane.drivers.slurm.listing import Seen
 
 INS = "ins_aaaaaaaaaaaaaaaaaaaa"
 REP = "rep_aaaaaaaaaaaaaaaaaaaa"
@@ -55,3 +57,14 @@ def test_a_shared_folder_that_hangs_holds_up_nobody(
         shared.read((*place, "x", "y"), 0, 0, 10)
     assert time.monotonic() - began < 5
     gate.set()
+
+
+def test_a_job_that_slurm_lost_is_not_taken_over() -> None:
+    """Without the first one in the listing, the copied mark is all that it shows."""
+    known = Known()
+    copied = replace(MINE, job_id=8, user="attacker", states=frozenset({"RUNNING"}), nodes=("n1",))
+    known.merge(Seen(jobs={ATT: (MINE,)}, jobs_at=1.0), 1.0)
+    known.merge(Seen(jobs={ATT: (copied,)}, jobs_at=2.0), 2.0)
+    entry = known.get(ATT)
+    assert entry is not None
+    assert entry.job == MINE

@@ -111,6 +111,8 @@ class Known:
             self._entries[id_] = Entry(job, at)
         elif before.at > at:
             return  # what was done since is known better
+        elif before.job.user != job.user:
+            return  # somebody else's job under its name
         elif before.is_over and not before.is_guess and not _did_nothing(before.job):
             return  # a second job of an id that is over
         else:
