@@ -56,7 +56,7 @@ def test_a_killed_slurmstepd_takes_everything_along(slurm: SlurmCluster, run_dir
     assert Path(f"/proc/{stepd}/comm").read_text().startswith("slurmstepd")
     kill(stepd)
     until(lambda: not processes_of(run_dir.name), "the end of all", 8)
-    assert report_of(run_dir)["outcome"] == "cancelled"
+    until(lambda: report_of(run_dir).get("outcome") == "cancelled", "its last report")
     slurm.run("scancel", "--quiet", job)
 
 
