@@ -16,6 +16,7 @@ from tramontane.drivers.process_node import (
     machine_capacity,
     parse_devices,
 )
+from tramontane.drivers.process_runs import Run, forget
 from tramontane.drivers.process_scan import Process, ProcessScan, is_alive, send
 from tramontane.runtime.clock import ManualClock
 
@@ -160,3 +161,18 @@ def _sleeper(**env: str) -> subprocess.Popen[bytes]:
 
 def _ticks(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+
+
+@pytest.mark.slow
+def test_a_run_directory_of_any_depth_is_forgotten(tmp_path: Path) -> None:
+    run = Run("att_aaaaaaaaaaaaaaaaaaaa", tmp_path / "attempts" / "att_aaaaaaaaaaaaaaaaaaaa")
+    run.dir.mkdir(parents=True)
+    here = os.open(run.dir, os.O_RDONLY)
+    for _ in range(1_100):  # deeper than Python's stack
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    assert forget(run, [])
+    assert not list(run.dir.parent.iterdir())

@@ -8,7 +8,6 @@ import fcntl
 import json
 import logging
 import os
-import shutil
 import signal
 import tempfile
 import time
@@ -23,6 +22,7 @@ from tramontane.domain.observation import RunState
 from tramontane.drivers.process_scan import Process, ProcessScan, is_alive, send
 from tramontane.runner import linux, output
 from tramontane.runner.replica import SECRET_ENV
+from tramontane.runtime.tenant_trees import remove_tree
 
 LEAVE_TIMEOUT_S: Final = 2  # an interpreter ends within milliseconds
 FORGOTTEN: Final = ".forgotten-"  # a run directory that is being removed
@@ -30,6 +30,7 @@ FORGOTTEN: Final = ".forgotten-"  # a run directory that is being removed
 log = logging.getLogger(__name__)
 
 Report = dict[str, Any]
+ENTRIES_MAX: Final = 1_000_000  # of a run directory; the rest goes with the next one
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ def discard_unstarted(run: Run) -> None:
     while run.dir.is_dir() and time.monotonic() < ends_at:
         with suppress(OSError), _lock_of(run) as is_free:
             if is_free and not run.has_report:
-                shutil.rmtree(run.dir, ignore_errors=True)
+                _remove(run.dir)
             if is_free:
                 return
         time.sleep(0.005)
@@ -131,8 +132,18 @@ def forget(run: Run, processes: list[Process]) -> bool:
         # At once: half a directory could start again.
         run.dir.rename(run.dir.with_name(FORGOTTEN + run.id))
     for path in run.dir.parent.glob(f"{FORGOTTEN}*"):
-        shutil.rmtree(path, ignore_errors=True)
+        _remove(path)
     return True
+
+
+def _remove(path: Path) -> None:
+    """Remove a run directory, as deep as what ran in it made it; what cannot be is left."""
+    with suppress(OSError):
+        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            remove_tree(parent, path.name, entries_max=ENTRIES_MAX)
+        finally:
+            os.close(parent)
 
 
 def end_leftovers(processes: list[Process]) -> None:
