@@ -23,7 +23,7 @@ def test_a_report_comes_through_the_gateway(system: System) -> None:
         (secret,) = store.execute(query, (replica["id"],)).fetchone()
     origin = system.base_url.removesuffix("/v1")
     url = f"{origin}/cloud/v1/runners/{replica['id']}/report"
-    body = {"run_state": "ready", "at_ms": time.time_ns() // 1_000_000, "address": "10.0.0.1:8000"}
+    body = {"run_state": "ready", "at_ms": time.time_ns() // 1_000_000, "address": "127.0.0.1:8000"}
     with httpx.Client(trust_env=False) as client:
 
         def send(key: str) -> httpx.Response:
@@ -31,6 +31,9 @@ def test_a_report_comes_through_the_gateway(system: System) -> None:
 
         for key in ("wrong", system.api_key):
             assert send(key).status_code == 401
+        body["address"] = "10.0.0.1:8000"  # not where the report comes from
+        assert send(secret).status_code == 400
+        body["address"] = "127.0.0.1:8000"
         reply = send(secret)
         assert (reply.status_code, reply.json()) == (200, {"wanted": True})
         # This driver reads the reports of its runners itself: nobody believes the address.

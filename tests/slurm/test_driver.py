@@ -339,9 +339,10 @@ def test_what_slurm_forgot_is_found_in_accounting(slurm: SlurmCluster, world: Sl
             attempt_id: AttemptState.FAILED,
             unseen: AttemptState.SUCCEEDED,
         }
-        run_dirs = [*world.folder.glob("jobs/*/attempts/*")]
-        assert {path.name for path in run_dirs} == {attempt_id, unseen}
-        for id_ in (attempt_id, unseen):
+        ours = (attempt_id, unseen)
+        run_dirs = [p for p in world.folder.glob("jobs/*/attempts/*") if p.name in ours]
+        assert len(run_dirs) == 2
+        for id_ in ours:
             world.new_driver().forget(id_)
         assert not any(path.exists() for path in run_dirs)
     finally:

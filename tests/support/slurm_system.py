@@ -5,6 +5,7 @@ folder, with a Python that every user may run.
 """
 
 import contextlib
+import itertools
 import os
 import shutil
 import stat
@@ -143,17 +144,23 @@ def node_names(system: System) -> dict[str, str]:
 
 
 def engines(slurm: SlurmCluster, replica_id: str | None = None) -> dict[int, str]:
-    """Return the processes of replicas on the cluster's nodes: the replica's id by pid."""
+    """Return the runners and engines on the cluster's nodes: the replica's id by pid."""
     found: dict[int, str] = {}
     here = f"SLURM_CLUSTER_NAME={slurm.name}".encode()
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                variables = (entry / "environ").read_bytes().split(b"\0")
-                for item in variables if here in variables else ():
-                    name, _, value = item.decode(errors="replace").partition("=")
-                    if name == "TRAMONTANE_REPLICA" and replica_id in (None, value):
-                        found[int(entry.name)] = value
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            variables = (entry / "environ").read_bytes().split(b"\0")
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            given = dict(itertools.pairwise(words))
+            marks = [
+                v.partition(b"=")[2] for v in variables if v.startswith(b"TRAMONTANE_REPLICA=")
+            ]
+            marks += [given[b"--replica"]] if b"--replica" in given else []
+            for mark in marks if here in variables else ():
+                if replica_id in (None, mark.decode()):
+                    found[int(entry.name)] = mark.decode()
     return found
 
 
