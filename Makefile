@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install
 # One line a package is the progress; warnings and errors come on stderr as always.
 SHOW := sed -un 's/^Collecting \([^ ]*\).*/  \1/p'
 
-.PHONY: help up test check lint types fast sim fuzz soak golden slurm test-slurm compiled bench-gateway lock debian clean
+.PHONY: help up test check lint types fast fast-rooms fast-others sim fuzz soak golden slurm test-slurm compiled bench-gateway lock debian clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,7 +26,7 @@ test: $(DEV_STAMP) debian ## Install what the tests need, then run them all
 	@bash .ci/test $(BIN)/python
 
 check: $(DEV_STAMP) ## Format, lint, types, import contracts, fast tests (under a minute)
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types fast
+	@$(MAKE) --no-print-directory --jobs 3 --output-sync=target fast-rooms fast-others types lint
 
 lint:
 	@$(BIN)/ruff format --check -q .
@@ -36,8 +36,17 @@ lint:
 types:
 	@$(BIN)/basedpyright --level error
 
-fast:
-	@$(BIN)/python -m pytest -q -m "not slow" --hypothesis-profile quick
+fast: fast-rooms fast-others
+
+# In two halves, for two cores: many of these tests wait for a moment.
+FAST := -m pytest -q -p no:cacheprovider -m "not slow" --hypothesis-profile quick
+ROOMS := tests/gateway tests/cli tests/drivers tests/runner tests/arch
+
+fast-rooms:
+	@$(BIN)/python $(FAST) $(ROOMS)
+
+fast-others:
+	@$(BIN)/python $(FAST) $(addprefix --ignore=,$(ROOMS))
 
 sim: $(DEV_STAMP) ## Replay one simulated world: make sim SEED=4711
 	@$(BIN)/python -m tests.sim.run --seed $(or $(SEED),1)

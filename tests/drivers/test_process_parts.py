@@ -94,6 +94,7 @@ def test_the_scan_finds_by_environment_and_forgets_the_dead() -> None:
     assert mine.run() == {}
     child = _sleeper(TRAMONTANE_INSTALLATION="ins_mine", TRAMONTANE_REPLICA=REPLICA)
     try:
+        until(mine.run, "the child to be seen")  # a moment passes until it can be read
         for _ in range(2):  # read, then remembered
             found = mine.run()
             assert [process.pid for process in found[REPLICA]] == [child.pid]
