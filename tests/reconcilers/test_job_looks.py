@@ -131,3 +131,12 @@ def test_accounting_is_not_asked_in_the_moment_of_the_end(
         queue.passes(step_ms=100)
     assert asked_at_ms == [over_ms + 1_000]
     assert queue.attempts(job)[0].is_accounted
+
+
+def test_without_a_job_it_looks_less_often(queue: World) -> None:
+    queue.passes()  # whatever strays on the cluster is looked for once
+    queue.passes()
+    assert queue.jobs.pause_s(1.0) == 2.0
+    assert queue.jobs.pause_s(60.0) == 60.0
+    running(queue)
+    assert queue.jobs.pause_s(1.0) == 1.0

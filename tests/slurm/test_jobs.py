@@ -284,7 +284,7 @@ def _is_back(system: System) -> bool:
 def test_another_tenant_sees_none_of_it(jobs: Jobs, others: Jobs, slurm: SlurmCluster) -> None:
     mine = jobs.submit("mine", "id -un; echo secret > private")
     jobs.until(mine, "succeeded")
-    theirs = others.submit("theirs", f"id -un; cat {jobs.folder(mine)}/work/private")
+    theirs = others.submit("theirs", f"id -un; cat {jobs.folder(mine) / 'work' / 'private'}")
     job = others.until(theirs, "failed")
     assert "Permission denied" in job["reason"]
     assert others.log(theirs).startswith("tmt-b\n")

@@ -227,8 +227,8 @@ def test_a_large_installation_at_rest_is_quiet(slurm: SlurmCluster, tmp_path: Pa
         print(f"{len(took)} passes, the longest {longest[-3:]} s, own work at most {most:.3f} s")
         print(f"{len(questions)} questions in {INTERVALS} intervals")
         assert most < PASS_S_MAX
-        # slurmctld shares two processors with all that it started: it may be late now and then.
-        assert longest[len(longest) // 2] < PASS_S_MAX, longest
+        # slurmctld shares two processors with all that it started: it may be late once or twice.
+        assert longest[-3] < PASS_S_MAX, longest
         assert len(questions) <= INTERVALS + 1, questions
         assert all(" /slurm/" in question for question in questions), questions
         assert db.writes == writes

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -160,7 +161,8 @@ class _ControlPlane:
         autoscale = AutoscaleReconciler(db, self._clock, wake=self._wake_converging)
         interval_s = settings.reconcile_interval_ms / 1000
         self._replica_loop = self._loop("replicas", self._replicas.step, interval_s, holder)
-        self._job_loop = self._loop("jobs", self._jobs.step, interval_s, holder)
+        pause = partial(self._jobs.pause_s, interval_s)
+        self._job_loop = self._loop("jobs", self._jobs.step, pause, holder)
         self._route_loop = self._loop("routes", routes.step, _ROUTES_INTERVAL_S, holder)
         self._autoscale_loop = self._loop("autoscale", autoscale.step, autoscale.pause_s, holder)
         self._loops = (

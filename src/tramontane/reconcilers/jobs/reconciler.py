@@ -40,6 +40,8 @@ SECRET_BYTES: Final = 24  # of an attempt's bearer token: 192 bits
 # A submit is a call over the network; more of them in one pass could outlast the lease.
 SUBMITS_MAX: Final = 50
 STOP_AGAIN_MS: Final = 5_000
+# With no job anywhere, the store is looked at this often for one that another process took.
+REST_PAUSE_S: Final = 2.0
 # With no job anywhere, clusters are asked this often whether something strays there.
 STRAYS_MS: Final = 60_000
 
@@ -83,10 +85,19 @@ class JobReconciler:
         self._stopped_at_ms: dict[str, int] = {}
         self._looked_at_ms = 0
         self._has_news = False
+        self._is_at_rest = False
+
+    def pause_s(self, interval_s: float) -> float:
+        """Return the seconds to the next pass: longer than ``interval_s`` while there is no job.
+
+        A new job wakes the loop of the control plane that took it; another one finds it then.
+        """
+        return max(interval_s, REST_PAUSE_S) if self._is_at_rest else interval_s
 
     def step(self) -> bool:
         """Make one pass; return whether anything is under way, so that the next comes soon."""
         snapshot = self._look()
+        self._is_at_rest = snapshot is None
         if snapshot is None:
             return False
         plan = plan_jobs(snapshot)
