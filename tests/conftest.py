@@ -8,7 +8,11 @@ example takes.
 
 import signal
 
+import pytest
 from hypothesis import settings
+
+# Checks that several test files share say what they compared, too.
+pytest.register_assert_rewrite("tests.support", "tests.drivers")
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and every process that
 # a test starts would inherit that.

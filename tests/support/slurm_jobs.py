@@ -75,7 +75,8 @@ class Jobs:
         except AssertionError as error:
             story = self.system.pages("/events", subject=job_id)
             told = [event["message"] for event in story]
-            raise AssertionError(f"{error}\n{self.get(job_id)}\n{told}") from None
+            why = f"{error}\n{self.get(job_id)}\n{told}\n{queue_and_nodes(self.slurm)}"
+            raise AssertionError(why) from None
 
     def log(self, job_id: str, **which: Any) -> str:
         """Return what the newest attempt wrote, or the one that ``which`` says."""
@@ -108,6 +109,19 @@ class Jobs:
         folder = self.folder(job_id) / "checkpoint"
         until(folder.is_dir, "its folder: Slurm tells of a start before the runner makes it")
         (folder / "open").touch()
+
+
+def queue_and_nodes(slurm: SlurmCluster) -> str:
+    """Return what Slurm itself says of all jobs and nodes, and its controller's last words."""
+    jobs = slurm.run("squeue", "--all", "--states=all", "--format=%A %j %T %r %N %e")
+    nodes = slurm.run("scontrol", "--oneliner", "show", "nodes")
+    kept = "NodeName=", "State=", "AllocTRES=", "GresUsed=", "Reason="
+    held = [
+        " ".join(word for word in line.split() if word.startswith(kept))
+        for line in nodes.splitlines()
+    ]
+    words = (slurm.folder / "log" / "slurmctld.log").read_text().splitlines()[-40:]
+    return "\n".join([jobs, *held, *words])
 
 
 def processes_of(job_id: str) -> list[str]:

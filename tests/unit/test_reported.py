@@ -48,9 +48,10 @@ def test_a_running_replica_serves_once_its_runner_says_so() -> None:
 def test_its_end_is_told_in_the_runners_words() -> None:
     said = report(RunState.EXITED, reason="engine exited with status 7:\nout of memory")
     for state in LIFE:
-        seen = replica(state, reason="FAILED", address=None)
-        assert shown(seen, said).reason == "engine exited with status 7:\nout of memory"
-        assert shown(seen, said).run_state is RunState.EXITED
+        ended = shown(replica(state, reason="FAILED", ends_at_ms=99), said)
+        assert ended == replica(
+            RunState.EXITED, reason="engine exited with status 7:\nout of memory", address=None
+        )
 
 
 def test_the_cluster_has_the_last_word_on_the_end() -> None:

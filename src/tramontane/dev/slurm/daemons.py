@@ -89,4 +89,6 @@ def _mariadbd(layout: Layout) -> Daemon:
     )
     made = shlex.quote(str(layout.database / "mysql"))
     script = f"test -d {made} || {shlex.join(install)} || exit 1; exec {shlex.join(serve)}"
-    return Daemon(("/bin/sh", "-c", script), layout.database_socket)
+    # Temporary tables are named by process number, and clusters count their processes apart.
+    env = {"TMPDIR": f"{layout.folder}/run"}
+    return Daemon(("/bin/sh", "-c", script), layout.database_socket, env)

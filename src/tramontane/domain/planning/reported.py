@@ -41,7 +41,7 @@ def _replica(seen: Observation, report: RunnerReport | None) -> Observation:
     state = max(seen.run_state, report.run_state, key=_LIFE.index)
     if state is RunState.EXITED:
         ended = replace(seen, run_state=state, address=None, reason=report.reason or seen.reason)
-        return replace(ended, requests_running=None, requests_waiting=None)
+        return replace(ended, requests_running=None, requests_waiting=None, ends_at_ms=None)
     if state not in _SERVING:
         return seen
     return replace(
