@@ -14,7 +14,7 @@ from tests.support.system import System
 from tests.support.waiting import until
 from tramontane.dev.slurm.cluster import SlurmCluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 SPOT_MICRO = 3_600_000  # a thousandth of a euro for each second of a device
 USERS = {"default": "tmt-a", "globex": "tmt-b"}

@@ -60,7 +60,7 @@ class Jobs:
         """Return how each attempt is."""
         return [attempt["status"] for attempt in self.attempts(job_id)]
 
-    def until(self, job_id: str, *statuses: str, limit_s: float = 30) -> dict[str, Any]:
+    def until(self, job_id: str, *statuses: str, limit_s: float = 60) -> dict[str, Any]:
         """Wait until the job has one of these statuses; fail at once when it ended otherwise."""
 
         def look() -> dict[str, Any] | None:

@@ -54,7 +54,10 @@ def make_engine_venv(folder: Path) -> Path:
 
 
 def settings_text(slurm: SlurmCluster, port: int, **more: Any) -> str:
-    """Return the settings file of an installation that runs everything on ``slurm``."""
+    """Return the settings file of an installation that runs everything on ``slurm``.
+
+    It drains no node by itself: tests make things fail one after the other, and need all four.
+    """
     venv = make_engine_venv(slurm.folder)
     options = {
         "url": slurm.rest_url,
@@ -69,7 +72,9 @@ def settings_text(slurm: SlurmCluster, port: int, **more: Any) -> str:
         "country": "FR",
     } | more
     lines = [f"{name} = {_toml(value)}" for name, value in options.items()]
-    return "\n".join(("run_locally = false", f"[slurm.{CLUSTER}]", *lines, ""))
+    return "\n".join(
+        ("run_locally = false", "node_failures_max = 0", f"[slurm.{CLUSTER}]", *lines, "")
+    )
 
 
 def slurm_system(slurm: SlurmCluster, home: Path, **options: Any) -> System:

@@ -61,6 +61,18 @@ def test_so_many_failures_in_a_row_of_more_than_one_owner(
     assert drained(fleet(2), endings(1, *words), failures_max=0) == []
 
 
+def test_one_loss_of_a_node_is_one_failure_whatever_ran_there() -> None:
+    lost = [replace(it, was_lost=True) for it in endings(1, "a", "b", "c", "d")]
+    assert drained(fleet(2), lost) == []
+    hour_ms = 3_600_000
+    often = [replace(it, at_ms=it.at_ms + n * hour_ms) for n, it in enumerate(lost)]
+    assert drained(fleet(2), often) == ["node-1"]
+    again = [replace(it, at_ms=NOW_MS + hour_ms) for it in lost]
+    then = endings(1, "e", first_ms=NOW_MS + 2 * hour_ms)
+    (drain,) = plan_drains(fleet(2), lost + again + then, 3)
+    assert drain.subject_ids == ("end_1_0", "end_1_0", "end_1_3")
+
+
 def test_the_reason_holds_the_evidence_and_nothing_that_was_printed() -> None:
     (drain,) = plan_drains(fleet(2), endings(1, "a", "b", "a"), 3)
     assert drain.subject_ids == ("end_1_2", "end_1_1", "end_1_0")
@@ -159,6 +171,14 @@ def test_what_replicas_say_about_their_nodes() -> None:
     assert told(replica_of(1, me, ReplicaStatus.STARTING)) == []
     stopped = replica_of(1, me, ReplicaStatus.STOPPED, ready_at_ms=NOW_MS)
     assert told(stopped) == [("node-1", me.id, False)]
+
+
+def test_what_ended_with_its_node_is_told_apart() -> None:
+    failed = replica_of(1, deployment_of(), ReplicaStatus.FAILED, reason="exit code 1")
+    lost = [replace(failed, reason=it) for it in ("its node was lost", "its node failed: node-1")]
+    attempts = [attempt_of(status) for status in (AttemptStatus.FAILED, AttemptStatus.NODE_FAILED)]
+    found = endings_of([failed, *lost], attempts, fleet(2))
+    assert [it.was_lost for it in found] == [False, True, True, False, True]
 
 
 def test_what_attempts_say_about_their_nodes() -> None:

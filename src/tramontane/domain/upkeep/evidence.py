@@ -10,6 +10,7 @@ from tramontane.domain.upkeep.health import Ending
 
 # A replica that never came to run, or that its cluster forgot, says nothing about its node.
 _NOT_THE_NODE: Final = ("it could not be started", "it is gone")
+_LOST: Final = ("its node was lost", "its node failed")  # as views and clusters say it
 # A command that fails is most likely wrong, so all those of one project are one owner; when a
 # cluster itself says that the node failed, each job is one.
 _FAILURES: Final = frozenset({AttemptStatus.FAILED, AttemptStatus.NODE_FAILED})
@@ -44,6 +45,7 @@ def _of_replica(replica: Replica) -> list[Ending]:
                 replica.changed_at_ms,
                 has_failed=True,
                 reason=replica.reason,
+                was_lost=any(words in reason for words in _LOST),
             )
         ]
     if replica.ready_at_ms is None:
@@ -73,6 +75,7 @@ def _of_attempt(attempt: Attempt, ids: dict[tuple[str, str], str]) -> list[Endin
             attempt.ended_at_ms,
             has_failed=has_failed,
             reason=attempt.reason,
+            was_lost=attempt.status is AttemptStatus.NODE_FAILED,
         )
         for node_id in sorted(node_ids)
     ]

@@ -17,6 +17,8 @@ OWNERS_MIN: Final = 2
 PART_MAX: Final = 10
 # What ended before is no longer held against a node; it bounds what has to be read, too.
 WINDOW_MS: Final = 24 * 3_600_000
+# A node that is lost takes all down that runs there, and clusters tell it within so long.
+ONE_LOSS_MS: Final = 60_000
 AUTOMATIC: Final = "drained by Tramontane: "
 _WORDS_MAX: Final = 60  # of each failure's reason: how it ended, not what it printed
 
@@ -26,7 +28,7 @@ class Ending:
     """How a replica or an attempt ended on a node, or that it works there.
 
     ``owner`` is whose fault it may be besides the node's: a deployment, a job, or, of a command
-    that left with a status, the project that wrote it.
+    that left with a status, the project that wrote it. ``was_lost``: it ended with its node.
     """
 
     subject_id: str
@@ -35,6 +37,7 @@ class Ending:
     at_ms: int
     has_failed: bool
     reason: str | None = None
+    was_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +50,27 @@ class Drain:
 
 
 def failures_in_row(endings: Iterable[Ending], nodes: Iterable[Node]) -> dict[str, list[Ending]]:
-    """Return, by node id, what failed there since anything worked there, newest first."""
+    """Return, by node id, what failed there since anything worked there, newest first.
+
+    Of what one loss of the node ended, only the last: it is one failure, whatever ran there.
+    """
     counted_from = {node.id: node.counted_from_ms for node in nodes}
     found: dict[str, list[Ending]] = {node_id: [] for node_id in counted_from}
     worked: set[str] = set()
+    lost_at: dict[str, int] = {}
     for ending in sorted(endings, key=lambda it: (-it.at_ms, it.subject_id)):
         node_id = ending.node_id
         if node_id in worked or ending.at_ms < counted_from.get(node_id, ending.at_ms + 1):
             continue
-        if ending.has_failed:
-            found[node_id].append(ending)
-        else:
+        if not ending.has_failed:
             worked.add(node_id)
+            continue
+        if ending.was_lost:
+            later_ms = lost_at.get(node_id)
+            lost_at[node_id] = ending.at_ms
+            if later_ms is not None and later_ms - ending.at_ms <= ONE_LOSS_MS:
+                continue
+        found[node_id].append(ending)
     return found
 
 
