@@ -23,8 +23,8 @@ from tramontane.domain.jobs.rules import NewJob
 from tramontane.domain.quotas.quota import RackReservation
 from tramontane.domain.tenancy import ROLE_PERMISSIONS, Permission, Principal, Role, make_key
 from tramontane.services.api_keys import NewApiKey
-from tramontane.services.quotas.use_cases import QuotaSubject
-from tramontane.services.spending.limits import Bounds, Subject
+from tramontane.services.quotas.owned import Subject
+from tramontane.services.spending.limits import Bounds
 from tramontane.store.quotas import reservations
 from tramontane.store.responses import stored
 
@@ -288,7 +288,7 @@ def stranger(shared_cloud: Cloud) -> tuple[str, dict[str, str]]:
     job = cloud.services.jobs.create(cloud.member, NewJob("train", command=("true",)))
     subject = Subject(project=cloud.project.id)
     limit = cloud.services.limits.set(cloud.operator, subject, None, Bounds(budget_micro=5))
-    bound = cloud.services.quotas.set(cloud.operator, QuotaSubject(project="default"), 9, 1)
+    bound = cloud.services.quotas.set(cloud.operator, Subject(project="default"), 9, 1)
     kept = RackReservation("rsv_a", cloud.organization.id, "alps", "rack1")
     cloud.db.write(lambda tx: reservations.insert(tx, kept, cloud.clock.now_ms()))
     response = stored_response(project_id=cloud.project.id, organization_id=cloud.organization.id)

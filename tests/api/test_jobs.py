@@ -14,7 +14,7 @@ from tramontane.domain.jobs.attempt import AttemptState
 from tramontane.domain.jobs.job import Attempt, AttemptStatus, Job, JobStatus
 from tramontane.domain.resources import Resources
 from tramontane.services.jobs import use_cases
-from tramontane.services.quotas.use_cases import QuotaSubject
+from tramontane.services.quotas.owned import Subject
 from tramontane.store import fleet
 from tramontane.store.jobs import attempts, jobs
 
@@ -45,7 +45,7 @@ def with_racks(cloud: Cloud) -> None:
 def alps(shared_cloud: Cloud) -> Cloud:
     """A cloud with a cluster, and a quota of twelve devices for its project."""
     with_racks(shared_cloud)
-    project = QuotaSubject(project=shared_cloud.project.id)
+    project = Subject(project=shared_cloud.project.id)
     shared_cloud.services.quotas.set(shared_cloud.operator, project, 12, 1)
     return shared_cloud
 

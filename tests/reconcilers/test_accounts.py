@@ -39,7 +39,7 @@ class World:
             )
             tenancy.insert_organization(tx, CORP)
             tenancy.insert_project(tx, WEB)
-            quotas.insert(tx, Quota("quo_1", QuotaScope.ORGANIZATION, CORP.id, 16, 3), NOW_MS)
+            quotas.ROWS.insert(tx, Quota("quo_1", QuotaScope.ORGANIZATION, CORP.id, 16, 3), NOW_MS)
             kept = RackReservation("rsv_1", CORP.id, "local", "rack1")
             assert reservations.insert(tx, kept, NOW_MS)
             elsewhere = RackReservation("rsv_2", CORP.id, "elsewhere", "rack2")
@@ -111,7 +111,7 @@ def test_what_a_tenant_of_ours_wants_is_no_change_by_hand(world: World) -> None:
     def write(tx):
         seen = quotas.find(tx, CORP.id)
         assert seen
-        quotas.replace_bounds(tx, seen, replace(seen, devices_max=4))
+        quotas.ROWS.update(tx, replace(seen, devices_max=4))
         tenancy.update_project(tx, WEB, replace(WEB, archived_at_ms=NOW_MS))
 
     world.db.write(write)

@@ -4,8 +4,9 @@ from tests.support.cloud import Cloud
 from tramontane.domain.fleet import Cluster, ClusterStatus
 from tramontane.services.organizations import Organizations
 from tramontane.services.projects import ProjectChange, Projects
+from tramontane.services.quotas.owned import Subject
 from tramontane.services.quotas.reservations import Reservations
-from tramontane.services.quotas.use_cases import Quotas, QuotaSubject
+from tramontane.services.quotas.use_cases import Quotas
 from tramontane.store import fleet
 
 
@@ -34,7 +35,7 @@ def test_every_change_of_tenants_wakes_the_accounts(cloud: Cloud) -> None:
     assert heard()
     projects.change(who, "web", ProjectChange(is_strict=True))
     assert not woken  # clusters do not know of that
-    quota = quotas.set(who, QuotaSubject(organization="acme"), 4, 1)
+    quota = quotas.set(who, Subject(organization="acme"), 4, 1)
     assert heard()
     quotas.remove(who, quota.id)
     assert heard()

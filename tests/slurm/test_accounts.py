@@ -63,7 +63,7 @@ class Site:
                 tenancy.insert_organization(tx, organization)
             for project in (NETWORK, TRAINING):
                 tenancy.insert_project(tx, project)
-            quotas.insert(tx, QUOTA, NOW_MS)
+            quotas.ROWS.insert(tx, QUOTA, NOW_MS)
 
         db.write(write)
 
@@ -249,7 +249,7 @@ def test_a_reserved_rack_is_for_its_organization_alone(site: Site) -> None:
     site.settle()
     assert "accounts acc -> acc_telco; set back" in site.drifts()[-1]
     site.end(ours)
-    site.db.write(lambda tx: reservations.remove(tx, kept.id))
+    site.db.write(lambda tx: reservations.ROWS.remove(tx, kept.id))
     # Slurm keeps a reservation whose job has just ended a moment longer.
     until(lambda: site.reconciler.step() or _reserved(site) == [], "the end of the reservation")
     site.until(theirs, "RUNNING")
@@ -269,7 +269,7 @@ def test_what_is_archived_goes_and_nothing_else(site: Site) -> None:
             tenancy.update_project(tx, project, replace(project, archived_at_ms=NOW_MS))
         seen = quotas.find(tx, TELCO.id)
         assert seen
-        quotas.remove(tx, seen.id)
+        quotas.ROWS.remove(tx, seen.id)
 
     site.db.write(archive)
     told = site.drifts()

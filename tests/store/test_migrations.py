@@ -218,7 +218,7 @@ def test_bounds_of_keys_become_limits(empty_url):
     database = Database(empty_url)
     database.migrate()
     with database.read() as tx:
-        (bound,) = limits.list_all(tx)
+        (bound,) = limits.ROWS.list_all(tx)
         assert (bound.scope, bound.subject_id, bound.model) == (LimitScope.API_KEY, "key_a", None)
         assert bound.requests_in_flight_max == 7
         assert list(meters_of(bound)) == [LimitMeter.IN_FLIGHT]

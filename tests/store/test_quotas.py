@@ -14,11 +14,13 @@ from tramontane.store.jobs import attempts, jobs
 from tramontane.store.quotas import attempts as bill
 from tramontane.store.quotas import class_prices, quotas, reservations, tenants
 from tramontane.store.quotas.attempts import BillRange
+from tramontane.store.quotas.owned import Owner
 
 WIDE = Quota("quo_1", QuotaScope.ORGANIZATION, ORG, 16, 3)
 NARROW = Quota("quo_2", QuotaScope.PROJECT, PROJECT, None, 2)
 KEPT = RackReservation("rsv_1", ORG, "alps", "rack1")
 SPOT = PriorityClass.SPOT
+HOME, OTHERS = Owner(ORG, PROJECT), Owner(OTHER_ORG, OTHER_PROJECT)
 
 
 @pytest.fixture
@@ -31,8 +33,8 @@ def plant(database: Database) -> Database:
     job = job_of(1, project_id=PROJECT, priority_class=SPOT)
 
     def write(tx: Transaction) -> None:
-        quotas.insert(tx, WIDE, NOW_MS)
-        quotas.insert(tx, NARROW, NOW_MS + 1)
+        quotas.ROWS.insert(tx, WIDE, NOW_MS)
+        quotas.ROWS.insert(tx, NARROW, NOW_MS + 1)
         assert reservations.insert(tx, KEPT, NOW_MS)
         class_prices.put(tx, SPOT, 3_600_000, NOW_MS)
         jobs.insert(tx, job, ())
@@ -58,13 +60,13 @@ def plant(database: Database) -> Database:
 def test_quotas_come_back(planted: Database) -> None:
     with planted.read() as tx:
         assert quotas.find(tx, ORG) == WIDE
-        assert quotas.list_all(tx) == [WIDE, NARROW]
-        assert quotas.list_for(tx, [PROJECT, ORG], after=WIDE.id) == [NARROW]
-        assert quotas.list_for(tx, [OTHER_ORG]) == []
-        assert quotas.get_for(tx, [OTHER_PROJECT], WIDE.id) is None
-    planted.write(lambda tx: quotas.remove(tx, WIDE.id))
+        assert quotas.ROWS.list_all(tx) == [WIDE, NARROW]
+        assert quotas.ROWS.list_for(tx, HOME, after=WIDE.id) == [NARROW]
+        assert quotas.ROWS.list_for(tx, OTHERS) == []
+        assert quotas.ROWS.get_for(tx, OTHERS, WIDE.id) is None
+    planted.write(lambda tx: quotas.ROWS.remove(tx, WIDE.id))
     with planted.read() as tx:
-        assert quotas.list_all(tx) == [NARROW]
+        assert quotas.ROWS.list_all(tx) == [NARROW]
 
 
 def test_a_rack_is_reserved_at_most_once(planted: Database) -> None:
@@ -74,9 +76,9 @@ def test_a_rack_is_reserved_at_most_once(planted: Database) -> None:
     assert planted.write(lambda tx: reservations.insert(tx, elsewhere, NOW_MS)) is True
     with planted.read() as tx:
         assert reservations.find(tx, "alps", "rack1") == KEPT
-        assert reservations.list_for(tx, OTHER_ORG) == [elsewhere]
-        assert reservations.list_all(tx) == [KEPT, elsewhere]
-        assert reservations.get_for(tx, OTHER_ORG, KEPT.id) is None
+        assert reservations.ROWS.list_for(tx, OTHERS) == [elsewhere]
+        assert reservations.ROWS.list_all(tx) == [KEPT, elsewhere]
+        assert reservations.ROWS.get_for(tx, OTHERS, KEPT.id) is None
         assert tenants.read(tx, "jura").reservations == (elsewhere,)
 
 
@@ -105,10 +107,10 @@ def test_a_bill_keeps_its_prices_and_adds_up(planted: Database) -> None:
 
 
 READS = {
-    "quotas": lambda tx: quotas.list_for(tx, None, after=WIDE.id),
+    "quotas": lambda tx: quotas.ROWS.list_for(tx, None, after=WIDE.id),
     "quota of one": lambda tx: quotas.find(tx, ORG),
-    "reservations": lambda tx: reservations.list_for(tx, None, after=KEPT.id),
-    "all reservations": reservations.list_all,
+    "reservations": lambda tx: reservations.ROWS.list_for(tx, None, after=KEPT.id),
+    "all reservations": reservations.ROWS.list_all,
 }
 
 

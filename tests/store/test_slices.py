@@ -48,7 +48,7 @@ def limit(number: int, **changes: object) -> Limit:
 def insert(database: Database, *values: Limit) -> None:
     def write(tx) -> None:
         for value in values:
-            limits.insert(tx, value, NOW_MS)
+            limits.ROWS.insert(tx, value, NOW_MS)
 
     database.write(write)
 
@@ -196,7 +196,7 @@ def test_a_removed_limit_leaves_nothing_behind(database):
     insert(database, limit(1))
     asks = tuple(Ask(limit(1).id, meter, want=1) for meter in LimitMeter)
     assert granted(answer(database, Report("h", 1, asks))) == [1, 1, 1, 1]
-    database.write(lambda tx: limits.remove(tx, limit(1).id))
+    database.write(lambda tx: limits.ROWS.remove(tx, limit(1).id))
     insert(database, limit(1))
     with database.read() as tx:
         assert limits.budget_use(tx, [limit(1).id], PERIOD)[limit(1).id] == BudgetUse()

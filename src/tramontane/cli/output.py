@@ -82,6 +82,14 @@ def print_list(
         print(f"the first {len(items)}; there are more: raise --limit", file=sys.stderr)
 
 
+def print_row(item: dict[str, Any], columns: Sequence[Column], *, as_json: bool) -> None:
+    """Print one object as the list shows it."""
+    if as_json:
+        print_json(item)
+    else:
+        print_list(listed([item]), columns, empty="", as_json=False)
+
+
 def listed(value: object, *, has_more: bool = False) -> dict[str, Any]:
     """Return a list inside an object in the form that `print_list` takes."""
     items = value if isinstance(value, list) else []

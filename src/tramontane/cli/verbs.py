@@ -54,6 +54,12 @@ InProject = Annotated[
     str | None,
     typer.Option("--project", metavar="PROJECT", help="Operators: a project other than your own."),
 ]
+OfOrganization = Annotated[
+    str | None, typer.Option("--organization", metavar="ORGANIZATION", help="Its name or id.")
+]
+OfProject = Annotated[
+    str | None, typer.Option("--project", metavar="PROJECT", help="Its name or id.")
+]
 Models = Annotated[
     str | None,
     typer.Option("--models", metavar="NAMES", help="What may be called: a,b,c or '*' for all."),

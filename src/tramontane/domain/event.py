@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+EventData = Mapping[str, str | int | None]
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -20,5 +22,5 @@ class Event:
     kind: str
     message: str
     actor: str
-    data: Mapping[str, str | int | None] = field(default_factory=dict[str, str | int | None])
+    data: EventData = field(default_factory=dict[str, str | int | None])
     sequence: int = 0

@@ -67,7 +67,7 @@ def tenancy_of(tx: Transaction, project_id: str) -> Tenancy | None:
 
 def read_kept_racks(tx: Transaction, live: Collection[Deployment]) -> tuple[KeptRack, ...]:
     """Return the racks that are reserved, each with those projects of ``live`` that may use it."""
-    kept = reservations.list_all(tx)
+    kept = reservations.ROWS.list_all(tx)
     if not kept:
         return ()
     projects = (tenancy.get_project(tx, it) for it in {each.project_id for each in live})

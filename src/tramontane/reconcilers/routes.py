@@ -70,7 +70,7 @@ class RouteReconciler:
                 replicas=tuple(replicas.list_holding(tx)),
                 probe_deployment_id=probe_id,
                 organizations=tuple(tenancy.list_blocked_or_storing(tx)),
-                limits=tuple(limits.list_all(tx)),
+                limits=tuple(limits.ROWS.list_all(tx)),
                 prices=prices.by_version(tx),
                 capabilities=self._capabilities(live),
             )

@@ -96,7 +96,7 @@ class ApiKeys:
                     subject_id=key_id,
                     requests_in_flight_max=new.requests_in_flight_max,
                 )
-                limits.insert(tx, bound, now_ms)
+                limits.ROWS.insert(tx, bound, now_ms)
             events.append(tx, _event(key, principal, "created", now_ms))
             return key
 

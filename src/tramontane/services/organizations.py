@@ -7,7 +7,7 @@ from tramontane.domain import ids as kinds
 from tramontane.domain.event import Event
 from tramontane.domain.tenancy import Organization, Principal
 from tramontane.runtime.clock import Clock, IdSource
-from tramontane.services.scope import Page, not_found, page_of
+from tramontane.services.scope import Page, organization_named, page_of
 from tramontane.store import events, tenancy
 from tramontane.store.db import Database, Transaction
 
@@ -49,10 +49,7 @@ class Organizations:
     def get(self, principal: Principal, ref: str) -> Organization:
         """Return the organization with the id or name ``ref``."""
         with self._db.read() as tx:
-            found = tenancy.get_organization(tx, ref)
-        if found is None or not (principal.is_operator or found.id == principal.organization_id):
-            raise not_found("organization", ref)
-        return found
+            return organization_named(tx, principal, ref, param=None)
 
     def change(
         self,
@@ -66,10 +63,7 @@ class Organizations:
         now_ms = self._clock.now_ms()
 
         def write(tx: Transaction) -> Organization:
-            seen = tenancy.get_organization(tx, ref)
-            if seen is None:
-                raise not_found("organization", ref)
-            new = seen
+            new = seen = organization_named(tx, principal, ref, param=None)
             whats: list[str] = []
             if is_blocked is not None and is_blocked != (seen.blocked_at_ms is not None):
                 new = replace(new, blocked_at_ms=now_ms if is_blocked else None)

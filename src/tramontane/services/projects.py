@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from tramontane.domain import ids as kinds
 from tramontane.domain.event import Event
 from tramontane.domain.refusal import Code, refuse
-from tramontane.domain.tenancy import Organization, Principal, Project
+from tramontane.domain.tenancy import Principal, Project
 from tramontane.runtime.clock import Clock, IdSource
-from tramontane.services.scope import Page, not_found, page_of, project_named, stored_names
+from tramontane.services.scope import Page, organization_named, page_of, project_named, stored_names
 from tramontane.store import deployments, events, tenancy
 from tramontane.store.db import Database, Transaction
 from tramontane.store.jobs import jobs
@@ -51,7 +51,7 @@ class Projects:
         now_ms = self._clock.now_ms()
 
         def write(tx: Transaction) -> Project:
-            owner = _organization(tx, principal, organization)
+            owner = organization_named(tx, principal, organization or principal.organization_id)
             project = Project(project_id, owner.id, name, now_ms)
             tenancy.insert_project(tx, project)
             events.append(tx, _event(project, principal, "created", now_ms))
@@ -73,7 +73,7 @@ class Projects:
         if not principal.is_operator:
             return self._own(principal, organization, after)
         with self._db.read() as tx:
-            owner = None if organization is None else _organization(tx, principal, organization).id
+            owner = organization and organization_named(tx, principal, organization).id
             found = tenancy.list_projects(tx, organization_id=owner, after=after, limit=limit + 1)
         return page_of(found, limit)
 
@@ -82,7 +82,7 @@ class Projects:
     ) -> Page[Project]:
         with self._db.read() as tx:
             own = project_named(tx, principal, None)
-            owner = _organization(tx, principal, organization)
+            owner = organization_named(tx, principal, organization or principal.organization_id)
         is_listed = after is None and owner.id == own.organization_id
         return Page([own] if is_listed else [], has_more=False)
 
@@ -140,14 +140,6 @@ class Projects:
         self._wake()
         self._wake_accounts()
         return project
-
-
-def _organization(tx: Transaction, principal: Principal, ref: str | None) -> Organization:
-    found = tenancy.get_organization(tx, ref or principal.organization_id)
-    is_visible = principal.is_operator or (found and found.id == principal.organization_id)
-    if found is None or not is_visible:
-        raise not_found("organization", ref or principal.organization_id, param="organization")
-    return found
 
 
 def _check_empty(tx: Transaction, project: Project) -> None:

@@ -6,7 +6,7 @@ from typing import Final, Generic, TypeVar
 
 from tramontane.domain.deployment import Deployment, DeploymentStatus
 from tramontane.domain.refusal import Code, RefusedError, refuse
-from tramontane.domain.tenancy import Principal, Project
+from tramontane.domain.tenancy import Organization, Principal, Project
 from tramontane.store import deployments, tenancy
 from tramontane.store.db import Transaction
 
@@ -50,6 +50,16 @@ def project_named(
     found = home or tenancy.get_project(tx, ref)
     if found is None:
         raise not_found("project", ref, param=param)
+    return found
+
+
+def organization_named(
+    tx: Transaction, principal: Principal, ref: str, *, param: str | None = "organization"
+) -> Organization:
+    """Return the organization that ``ref`` (id or name) means; a member may name only its own."""
+    found = tenancy.get_organization(tx, ref)
+    if found is None or not (principal.is_operator or found.id == principal.organization_id):
+        raise not_found("organization", ref, param=param)
     return found
 
 

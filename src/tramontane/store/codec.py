@@ -4,13 +4,14 @@ Reading refuses what this version would not write: a wrong type, a missing field
 field (which a newer version may have added, and which writing the row back would lose).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
 import msgspec
 
 from tramontane.domain.catalog import UNKNOWN, Capabilities
 from tramontane.domain.deployment import Canary, DeploymentSpec, Scale
+from tramontane.domain.event import EventData
 from tramontane.domain.fleet import Device
 from tramontane.domain.launch import LaunchSpec
 from tramontane.domain.resources import Resources
@@ -19,8 +20,6 @@ from tramontane.domain.spending.slices import Reply
 from tramontane.store.errors import UnreadableValueError
 
 T = TypeVar("T")
-
-EventData = Mapping[str, str | int | None]
 
 
 def encode_spec(spec: DeploymentSpec) -> str:

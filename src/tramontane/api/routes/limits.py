@@ -11,7 +11,8 @@ from tramontane.api.routes.declared import RefInPath, Using, guarded_router
 from tramontane.domain.launch import PriorityClass
 from tramontane.domain.spending.pricing import Prices
 from tramontane.domain.tenancy import Permission, Principal
-from tramontane.services.spending.limits import Bounds, Subject
+from tramontane.services.quotas.owned import Subject
+from tramontane.services.spending.limits import Bounds
 from tramontane.wire import cloud_quotas as quotas_wire
 from tramontane.wire import cloud_replies as replies
 from tramontane.wire import cloud_requests as requests

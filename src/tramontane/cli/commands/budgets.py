@@ -2,11 +2,11 @@
 
 from typing import Final
 
-from tramontane.cli.commands.limits import OfKey, OfOrganization, OfProject
+from tramontane.cli.commands.limits import OfKey
 from tramontane.cli.money import from_micro, from_nano
 from tramontane.cli.output import Column, moment, print_list
 from tramontane.cli.session import Session
-from tramontane.cli.verbs import LIMIT, Limit, noun, verb
+from tramontane.cli.verbs import LIMIT, Limit, OfOrganization, OfProject, noun, verb
 
 COLUMNS: Final = (
     Column("LIMIT", "id"),

@@ -1,13 +1,22 @@
 """``tramontane limits``: what organizations, projects and keys may use."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
 from tramontane.cli.money import from_micro, micro_euros
-from tramontane.cli.output import Column, listed, print_item, print_json, print_list
+from tramontane.cli.output import Column, print_item, print_list, print_row
 from tramontane.cli.session import Session
-from tramontane.cli.verbs import LIMIT, Limit, Yes, confirm, noun, verb
+from tramontane.cli.verbs import (
+    LIMIT,
+    Limit,
+    OfOrganization,
+    OfProject,
+    Yes,
+    confirm,
+    noun,
+    verb,
+)
 from tramontane.wire.client import segment
 
 COLUMNS: Final = (
@@ -21,12 +30,6 @@ COLUMNS: Final = (
     Column("EUROS/MONTH", "budget_micro", from_micro),
 )
 
-OfOrganization = Annotated[
-    str | None, typer.Option("--organization", metavar="ORGANIZATION", help="Its name or id.")
-]
-OfProject = Annotated[
-    str | None, typer.Option("--project", metavar="PROJECT", help="Its name or id.")
-]
 OfKey = Annotated[str | None, typer.Option("--key", metavar="KEY_ID", help="An API key's id.")]
 LimitId = Annotated[str, typer.Argument(metavar="LIMIT_ID", help="lim_… from the list.")]
 
@@ -51,7 +54,7 @@ def list_(
 @verb(app, "get")
 def get(session: Session, limit_id: LimitId) -> None:
     """Show one limit."""
-    _print_limit(session.client.get(f"/limits/{segment(limit_id)}"), session)
+    print_row(session.client.get(f"/limits/{segment(limit_id)}"), COLUMNS, as_json=session.as_json)
 
 
 @verb(app, "set")
@@ -96,7 +99,7 @@ def set_(
         "budget_micro": micro_euros("--budget", budget),
     }
     body = {field: value for field, value in given.items() if value is not None}
-    _print_limit(session.client.put("/limits", body), session)
+    print_row(session.client.put("/limits", body), COLUMNS, as_json=session.as_json)
 
 
 @verb(app, "remove")
@@ -104,10 +107,3 @@ def remove(session: Session, limit_id: LimitId, yes: Yes = False) -> None:
     """Take a limit away, with what was counted against it; for operators."""
     confirm(f"Remove {limit_id}? What it bounds is then open.", yes=yes)
     print_item(session.client.delete(f"/limits/{segment(limit_id)}"), as_json=session.as_json)
-
-
-def _print_limit(limit: dict[str, Any], session: Session) -> None:
-    if session.as_json:
-        print_json(limit)
-        return
-    print_list(listed([limit]), COLUMNS, empty="no limit", as_json=False)

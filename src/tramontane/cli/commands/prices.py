@@ -1,12 +1,12 @@
 """``tramontane prices``: what models and priority classes cost."""
 
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
 from tramontane.cli.money import from_micro, micro_euros
-from tramontane.cli.output import Column, listed, moment, print_json, print_list
+from tramontane.cli.output import Column, listed, moment, print_json, print_list, print_row
 from tramontane.cli.session import Session
 from tramontane.cli.verbs import LIMIT, Limit, Yes, confirm, noun, verb
 from tramontane.wire.client import segment
@@ -51,7 +51,7 @@ def list_(session: Session, limit: Limit = LIMIT) -> None:
 @verb(app, "get")
 def get(session: Session, model: Reference) -> None:
     """Show what one model costs."""
-    _print_prices(session.client.get(f"/prices/{segment(model)}"), session)
+    print_row(session.client.get(f"/prices/{segment(model)}"), COLUMNS, as_json=session.as_json)
 
 
 @verb(app, "set")
@@ -81,14 +81,16 @@ def set_(
         "request_micro": micro_euros("--request", request),
     }
     body = {field: value for field, value in given.items() if value is not None}
-    _print_prices(session.client.put(f"/prices/{segment(model)}", body), session)
+    print_row(
+        session.client.put(f"/prices/{segment(model)}", body), COLUMNS, as_json=session.as_json
+    )
 
 
 @verb(app, "remove")
 def remove(session: Session, model: Reference, yes: Yes = False) -> None:
     """Make a model free; for operators."""
     confirm(f"Make {model} free?", yes=yes)
-    _print_prices(session.client.delete(f"/prices/{segment(model)}"), session)
+    print_row(session.client.delete(f"/prices/{segment(model)}"), COLUMNS, as_json=session.as_json)
 
 
 @verb(app, "classes")
@@ -113,14 +115,4 @@ def set_class(
     """Set what a priority class costs; holds for attempts that are accounted later; operators."""
     body: dict[str, object] = {"device_hour_micro": micro_euros("--device-hour", device_hour)}
     found = session.client.put(f"/class-prices/{priority_class}", body)
-    if session.as_json:
-        print_json(found)
-        return
-    print_list(listed([found]), CLASS_COLUMNS, empty="no prices", as_json=False)
-
-
-def _print_prices(prices: dict[str, Any], session: Session) -> None:
-    if session.as_json:
-        print_json(prices)
-        return
-    print_list(listed([prices]), COLUMNS, empty="no prices", as_json=False)
+    print_row(found, CLASS_COLUMNS, as_json=session.as_json)

@@ -26,6 +26,6 @@ def read(tx: Transaction, cluster: str) -> Tenants:
     return Tenants(
         organizations=tuple(organizations),
         projects=tuple(it for it in projects if it.archived_at_ms is None),
-        quotas=tuple(quotas.list_all(tx)),
-        reservations=tuple(it for it in reservations.list_all(tx) if it.cluster == cluster),
+        quotas=tuple(quotas.ROWS.list_all(tx)),
+        reservations=tuple(it for it in reservations.ROWS.list_all(tx) if it.cluster == cluster),
     )

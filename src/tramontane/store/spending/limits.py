@@ -1,14 +1,14 @@
 """Limits: one row for each subject and model, and what of its budget is used."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Final
 
-from sqlalchemy import ColumnElement, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select
 
 from tramontane.domain.spending.limits import Limit, LimitMeter, LimitScope
 from tramontane.store.db import AnyRow, Transaction
-from tramontane.store.statements import LIMIT_DEFAULT, page
-from tramontane.store.statements import insert as insert_row
+from tramontane.store.quotas.owned import OwnedRows, Owner
 from tramontane.store.tables import (
     api_keys,
     budget_spending,
@@ -28,47 +28,10 @@ class BudgetUse:
     held_nano: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """A project and its organization: who may see the limits that bind them, and no others."""
-
-    organization_id: str
-    project_id: str
-
-
 def find(tx: Transaction, subject_id: str, model: str | None) -> Limit | None:
     """Return the limit of that subject for that model (None: for all models together)."""
-    query = select(limits).where(
-        limits.c.subject_id == subject_id, limits.c.model == (model or ALL_MODELS)
-    )
-    row = tx.execute(query).one_or_none()
-    return _limit(row) if row else None
-
-
-def insert(tx: Transaction, limit: Limit, now_ms: int) -> None:
-    """Insert it; that the subject has none for the model is known from `find`."""
-    insert_row(tx, limits, {"id": limit.id, "created_at_ms": now_ms} | _values(limit))
-
-
-def replace_bounds(tx: Transaction, seen: Limit, new: Limit) -> Limit:
-    """Give the limit ``seen`` the bounds of ``new``; what is leased out of it stays."""
-    stored = replace(new, id=seen.id)
-    tx.execute(update(limits).where(limits.c.id == seen.id).values(_values(stored)))
-    return stored
-
-
-def remove(tx: Transaction, limit_id: str) -> None:
-    """Remove the limit and all that is recorded of its use."""
-    for table in (slice_windows, slice_holds, budget_spending):
-        tx.execute(delete(table).where(table.c.limit_id == limit_id))
-    tx.execute(delete(limits).where(limits.c.id == limit_id))
-
-
-def get_for(tx: Transaction, owner: Owner | None, limit_id: str) -> Limit | None:
-    """Return the limit with that id if ``owner`` may see it; None sees all."""
-    query = select(limits).where(limits.c.id == limit_id, *_binding(owner))
-    row = tx.execute(query).one_or_none()
-    return _limit(row) if row else None
+    its_model = limits.c.model == (model or ALL_MODELS)
+    return ROWS.one(tx, limits.c.subject_id == subject_id, its_model)
 
 
 def get_each(tx: Transaction, limit_ids: Collection[str]) -> dict[str, Limit]:
@@ -77,30 +40,14 @@ def get_each(tx: Transaction, limit_ids: Collection[str]) -> dict[str, Limit]:
     return {row.id: _limit(row) for row in tx.execute(query)}
 
 
-def list_all(tx: Transaction) -> list[Limit]:
-    """Return every limit, by id."""
-    return [_limit(row) for row in tx.execute(select(limits).order_by(limits.c.id))]
-
-
-def list_for(
-    tx: Transaction,
-    owner: Owner | None,
-    *,
-    subject_id: str | None = None,
-    has_budget: bool = False,
-    after: str | None = None,
-    limit: int = LIMIT_DEFAULT,
+def list_budgets(
+    tx: Transaction, owner: Owner | None, *, subject_id: str | None, after: str | None, limit: int
 ) -> list[Limit]:
-    """Return a page of the limits that ``owner`` may see (None: all), oldest first.
-
-    ``subject_id`` and ``has_budget`` narrow it.
-    """
-    scope = _binding(owner)
-    if subject_id is not None:
-        scope.append(limits.c.subject_id == subject_id)
-    filters = [limits.c.budget_micro.is_not(None)] if has_budget else []
-    rows = page(tx, limits, scope=scope, filters=filters, after=after, limit=limit)
-    return [_limit(row) for row in rows]
+    """Return a page of the limits that have a budget, as `OwnedRows.list_for` does of all."""
+    filters = [limits.c.budget_micro.is_not(None)]
+    return ROWS.list_for(
+        tx, owner, subject_id=subject_id, filters=filters, after=after, limit=limit
+    )
 
 
 def budgets_of(tx: Transaction, subject_ids: Collection[str]) -> list[Limit]:
@@ -147,13 +94,11 @@ def budget_use(tx: Transaction, limit_ids: Collection[str], period: int) -> dict
     return {each: BudgetUse(spent.get(each, 0), held.get(each, 0)) for each in limit_ids}
 
 
-def _binding(owner: Owner | None) -> list[ColumnElement[bool]]:
-    """Return the condition on limits that bind a project or keys of it; nothing for None."""
-    if owner is None:
-        return []
+def _binding(owner: Owner) -> ColumnElement[bool]:
+    """Return the condition on limits that bind a project, keys of it or its organization."""
     keys = select(api_keys.c.id).where(api_keys.c.project_id == owner.project_id)
     own = limits.c.subject_id.in_((owner.organization_id, owner.project_id))
-    return [or_(own, limits.c.subject_id.in_(keys))]
+    return or_(own, limits.c.subject_id.in_(keys))
 
 
 def _of_budgets(limit_ids: Collection[str], period: int) -> ColumnElement[bool]:
@@ -166,6 +111,7 @@ def _of_budgets(limit_ids: Collection[str], period: int) -> ColumnElement[bool]:
 
 def _values(limit: Limit) -> dict[str, object]:
     return {
+        "id": limit.id,
         "scope": limit.scope.value,
         "subject_id": limit.subject_id,
         "model": limit.model or ALL_MODELS,
@@ -187,3 +133,14 @@ def _limit(row: AnyRow) -> Limit:
         requests_in_flight_max=row.requests_in_flight_max,
         budget_micro=row.budget_micro,
     )
+
+
+class _LimitRows(OwnedRows[Limit]):
+    def remove(self, tx: Transaction, value_id: str) -> None:
+        """Remove the limit and all that is recorded of its use."""
+        for table in (slice_windows, slice_holds, budget_spending):
+            tx.execute(delete(table).where(table.c.limit_id == value_id))
+        super().remove(tx, value_id)
+
+
+ROWS: Final = _LimitRows(limits, values_of=_values, value_of=_limit, binding=_binding)

@@ -9,7 +9,7 @@ from tramontane.api import views
 from tramontane.api.access import requires
 from tramontane.api.routes.declared import RefInPath, Using, guarded_router
 from tramontane.domain.tenancy import Permission, Principal
-from tramontane.services.quotas.use_cases import QuotaSubject
+from tramontane.services.quotas.owned import Subject
 from tramontane.wire import cloud_quotas as wire
 from tramontane.wire import cloud_replies as replies
 from tramontane.wire import cloud_requests as requests
@@ -57,7 +57,7 @@ def list_reservations(
     principal: Reader, services: Using, query: Annotated[requests.PageQuery, Query()]
 ) -> replies.Page[wire.Reservation]:
     """List reserved racks: an operator sees all, a member those of its organization."""
-    found = services.reservations.list(principal, after=query.after, limit=query.limit)
+    found = services.reservations.list(principal, Subject(), after=query.after, limit=query.limit)
     return views.page(found, show.reservation)
 
 
@@ -85,5 +85,5 @@ def delete_reservation(
     return replies.Deleted(object="reservation", id=gone.id)
 
 
-def _subject(sent: wire.SetQuota | wire.QuotaPageQuery) -> QuotaSubject:
-    return QuotaSubject(organization=sent.organization, project=sent.project)
+def _subject(sent: wire.SetQuota | wire.QuotaPageQuery) -> Subject:
+    return Subject(organization=sent.organization, project=sent.project)

@@ -1,12 +1,21 @@
 """``tramontane quotas``: how many devices organizations and projects may use."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
-from tramontane.cli.output import Column, listed, print_item, print_json, print_list
+from tramontane.cli.output import Column, print_item, print_list, print_row
 from tramontane.cli.session import Session
-from tramontane.cli.verbs import LIMIT, Limit, Yes, confirm, noun, verb
+from tramontane.cli.verbs import (
+    LIMIT,
+    Limit,
+    OfOrganization,
+    OfProject,
+    Yes,
+    confirm,
+    noun,
+    verb,
+)
 from tramontane.wire.client import segment
 
 COLUMNS: Final = (
@@ -17,12 +26,6 @@ COLUMNS: Final = (
     Column("SHARE", "share"),
 )
 
-OfOrganization = Annotated[
-    str | None, typer.Option("--organization", metavar="ORGANIZATION", help="Its name or id.")
-]
-OfProject = Annotated[
-    str | None, typer.Option("--project", metavar="PROJECT", help="Its name or id.")
-]
 QuotaId = Annotated[str, typer.Argument(metavar="QUOTA_ID", help="quo_… from the list.")]
 
 app = noun("Quotas: how many accelerators an organization or a project may use at once.")
@@ -65,7 +68,7 @@ def set_(
         "share": share,
     }
     body = {field: value for field, value in given.items() if value is not None}
-    _print_quota(session.client.put("/quotas", body), session)
+    print_row(session.client.put("/quotas", body), COLUMNS, as_json=session.as_json)
 
 
 @verb(app, "delete")
@@ -73,10 +76,3 @@ def delete(session: Session, quota_id: QuotaId, yes: Yes = False) -> None:
     """Take a quota away; for operators."""
     confirm(f"Delete {quota_id}? Its subject may use any number of devices then.", yes=yes)
     print_item(session.client.delete(f"/quotas/{segment(quota_id)}"), as_json=session.as_json)
-
-
-def _print_quota(quota: dict[str, Any], session: Session) -> None:
-    if session.as_json:
-        print_json(quota)
-        return
-    print_list(listed([quota]), COLUMNS, empty="no quota", as_json=False)
