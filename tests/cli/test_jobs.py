@@ -256,6 +256,33 @@ def test_following_prints_every_attempt_and_leaves_with_how_it_ended(
     assert "train failed" in run.err
 
 
+def test_a_bound_of_readers_stops_who_begins_and_holds_up_who_reads_on(
+    folder: Path, serve: Serve, against: Against
+) -> None:
+    write("name: train\nscript: echo\n")
+    full = error(429, "rate_limit_exceeded", "2 logs are being read", retry_after="5")
+    plain = answer(["succeeded"], {1: [b"one\n", b"two\n"]})
+    seen: list[str] = []
+
+    def later(request: Request) -> Reply:
+        if request.path.endswith("/logs"):
+            seen.append(request.query["offset"])
+            if len(seen) in {2, 3}:
+                return full
+        return plain(request)
+
+    run = against(serve(later))("jobs", "submit", "job.yaml", "-f")
+    assert (run.code, run.out) == (0, "one\ntwo\n"), run.err
+    assert seen[:4] == ["0", "4", "4", "4"]
+
+    def at_once(request: Request) -> Reply:
+        return full if request.path.endswith("/logs") else plain(request)
+
+    run = against(serve(at_once))("jobs", "logs", "train", "--follow")
+    assert (run.code, run.out) == (6, "")
+    assert "2 logs are being read" in run.err
+
+
 def test_which_output_is_asked_for(serve: Serve, against: Against) -> None:
     stub = serve(Reply(b"a\n", headers={"Content-Type": "text/plain"}))
     run = against(stub)("jobs", "logs", "a b", "--attempt", "2", "--rank", "1", "--lines", "5")

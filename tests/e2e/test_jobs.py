@@ -288,6 +288,51 @@ def test_another_tenant_sees_none_of_it(shell: Shell, system: System) -> None:
     assert system.cloud("GET", "/jobs", key=key)["data"] == []
 
 
+READERS = """\
+import http.client, sys, time
+host, path, key = sys.argv[1:]
+open_ones = []
+for _ in range(16):
+    reader = http.client.HTTPConnection(host, timeout=30)
+    reader.request("GET", path, headers={"authorization": "Bearer " + key})
+    reply = reader.getresponse()
+    assert reply.status == 200 and reply.readline() == b"on\\n", reply.status
+    open_ones.append(reply)
+print("all read", flush=True)
+time.sleep(600)
+"""
+
+
+def test_readers_that_are_killed_leave_their_places_to_others(shell: Shell, system: System) -> None:
+    job_id = shell.submit("read", "echo on\n" + GATE)
+    shell.until(job_id, "running")
+    until(lambda: shell.log(job_id) == "on\n", "its first words")
+    path = f"/cloud/v1/jobs/{job_id}/logs?follow=true"
+    key = system.api_key
+
+    def status() -> int:
+        with httpx.stream(
+            "GET", system.root + path, headers={"authorization": f"Bearer {key}"}, timeout=30
+        ) as reply:
+            return reply.status_code
+
+    words = [sys.executable, "-c", READERS, f"127.0.0.1:{system.port}", path, key]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as readers:
+        assert readers.stdout is not None
+        try:
+            assert readers.stdout.readline() == "all read\n"
+            assert status() == 429
+            code, _, err = shell.run("jobs", "logs", job_id, "--follow")
+            assert code == 6
+            assert "16 logs are being read by this API key" in err
+            assert shell.get(job_id)["status"] == "running", "an operator's look goes on"
+        finally:
+            readers.kill()
+    until(lambda: status() == 200, "a place that was given back", 20)
+    shell.open_gate(job_id)
+    shell.until(job_id, "succeeded")
+
+
 def test_stopping_the_machine_interrupts_and_the_next_start_goes_on(tmp_path: Path) -> None:
     with running(tmp_path / "home", demo="false") as system:
         shell = Shell(system, tmp_path)

@@ -9,6 +9,7 @@ from fastapi.routing import APIRoute
 from tramontane import __version__
 from tramontane.api import access, errors
 from tramontane.api.front import Front
+from tramontane.api.open_streams import OpenStreams
 from tramontane.api.revision_watch import RevisionWatch
 from tramontane.api.routes import (
     api_keys,
@@ -118,6 +119,7 @@ def create_app(
     )
     app.state.services = services
     app.state.gateway_token = gateway_token
+    app.state.open_streams = OpenStreams()
     app.state.revision_watch = RevisionWatch(services.route_tables.revision)
     errors.install(app)
     app.add_middleware(Front, ids=ids)

@@ -5,12 +5,13 @@ import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Final
 
-from fastapi import Header, Query
-from fastapi.responses import PlainTextResponse, Response, StreamingResponse
+from fastapi import Header, Query, Request
+from fastapi.responses import PlainTextResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from tramontane.api import job_views, views
 from tramontane.api.access import requires
+from tramontane.api.open_streams import HeldStream
 from tramontane.api.routes.declared import RefInPath, Using, guarded_router
 from tramontane.domain.jobs.attempt import ShippedFile, Topology
 from tramontane.domain.jobs.job import Attempt, JobStatus
@@ -124,12 +125,16 @@ def list_attempts(
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 def read_logs(
+    request: Request,
     principal: Reader,
     services: Using,
     job: RefInPath,
     query: Annotated[wire.JobLogQuery, Query()],
 ) -> Response:
-    """Return what an attempt wrote: the last lines, or all from a byte on, even while it runs."""
+    """Return what an attempt wrote: the last lines, or all from a byte on, even while it runs.
+
+    A project may read 32 logs at a time in the second way, and an API key 16.
+    """
     which = LogOf(query.attempt, query.index, query.rank)
     attempt = services.job_logs.find(principal, job, query.project, which)
     if attempt is None:
@@ -141,7 +146,7 @@ def read_logs(
         return PlainTextResponse(text.encode(errors="replace"), headers=headers)
     services.job_logs.read(attempt, query.rank, query.offset)  # refused while there is no answer
     stream = _stream(services.job_logs, attempt, query.rank, query.offset, follow=query.follow)
-    return StreamingResponse(stream, media_type="text/plain; charset=utf-8", headers=headers)
+    return HeldStream(stream, request.app.state.open_streams, principal, headers)
 
 
 async def _stream(

@@ -160,6 +160,7 @@ def _follow_one(
 ) -> dict[str, Any]:
     """Print all that one attempt writes until it is over; return it then."""
     offset = 0
+    has_begun = False
     while True:
         was_over = attempt.get("ended_at_ms") is not None
         try:
@@ -167,8 +168,9 @@ def _follow_one(
             for piece in client.stream_text(f"{path_of(job)}/logs", wanted):
                 offset += len(piece)
                 printer.write(piece)
+            has_begun = True
         except (UnreachableError, ApiError) as error:
-            if isinstance(error, ApiError) and error.status < 500:
+            if isinstance(error, ApiError) and not _passes(error, offset > 0 or has_begun):
                 raise
             time.sleep(PAUSE_S)
             was_over = False
@@ -177,6 +179,11 @@ def _follow_one(
             return attempt
         found = _attempt(client, job, int(str(attempt["index"])), int(str(attempt["number"])))
         attempt = found or attempt
+
+
+def _passes(error: ApiError, has_begun: bool) -> bool:
+    """Tell whether to ask again: streams end now and then, and another reader may be quicker."""
+    return error.status >= 500 or (error.status == 429 and has_begun)
 
 
 def _attempt(
