@@ -46,6 +46,7 @@ ORDER = JobOrder(
     time_limit_min=60,
     is_held=True,
     is_spread=True,
+    excluded_nodes=("r2n1", "r2n2"),
     grace_s=30,
 )
 
@@ -179,6 +180,7 @@ def test_a_submission_has_the_fields_of_its_version(number: int, order: JobOrder
     assert job["time_limit"]["infinite"] is (order.time_limit_min is None)
     assert job["environment"] == ["PATH=/bin"]
     assert job["flags"] == ["SPREAD_JOB"]
+    assert job["excluded_nodes"] == ["r2n1", "r2n2"]
     assert ("required_switches" in job) is order.in_one_rack
     assert job["kill_warning_delay"]["number"] == 30
 
@@ -200,6 +202,7 @@ def test_a_submission_of_v38_has_the_names_of_its_parser() -> None:
         "time_limit": 60,
         "gpus_per_node": "4",
         "nodelist": "r1n1,r1n2",
+        "exclude_nodes": "r2n1,r2n2",
         "spread_job": True,
         "hold": True,
         "signal": "USR1@30",

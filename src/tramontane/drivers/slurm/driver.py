@@ -18,7 +18,7 @@ from tramontane.domain.jobs.attempt import AttemptRecord, AttemptState, JobLaunc
 from tramontane.domain.launch import LaunchSpec, PriorityClass
 from tramontane.domain.observation import ClusterView, Reachable, Unreachable
 from tramontane.drivers.base import DriverUnavailableError
-from tramontane.drivers.slurm import jobs, nodes, orders
+from tramontane.drivers.slurm import jobs, nodes, orders, spread
 from tramontane.drivers.slurm.commands import Commands
 from tramontane.drivers.slurm.dialects.problems import NO_ACCOUNT, SlurmRefusalError
 from tramontane.drivers.slurm.dialects.records import JobOrder, SlurmJob
@@ -163,10 +163,15 @@ class SlurmDriver:
 
         def order(seen: Seen) -> tuple[JobOrder, str]:
             made, user = orders.attempt_order(self._office, attempt_id, launch, seen.partition)
-            racks = self._scontrol.racks() if made.in_one_rack else {}
+            has_wish = made.in_one_rack or made.is_spread
+            racks = self._scontrol.racks() if has_wish else {}
             orders.check_room(made, seen.nodes, seen.partition, racks)
             if made.in_one_rack:
                 self._scontrol.check_patience()
+            if made.is_spread:
+                replicas = jobs.held_by(seen.jobs_with_nodes, None)
+                left_out = spread.left_out(made, seen.nodes, seen.partition, racks, replicas)
+                made = replace(made, excluded_nodes=left_out)
             return made, user
 
         self._start_once(attempt_id, order)

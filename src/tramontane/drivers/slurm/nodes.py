@@ -33,6 +33,11 @@ def observations(
     )
 
 
+def is_out(node: SlurmNode) -> bool:
+    """Tell whether nothing starts on the node until somebody brings it back."""
+    return bool(node.states & (_GONE | _DRAINED | _NEVER)) and not node.states & _ASLEEP
+
+
 def _observation(node: SlurmNode, held: Resources, rack: str | None) -> NodeObservation:
     kinds = [kind for kind, count in node.gpus for _ in range(count)]
     devices = tuple(Device(index, kind or "gpu", 0) for index, kind in enumerate(kinds))

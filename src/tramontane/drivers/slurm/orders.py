@@ -169,7 +169,7 @@ def check_room(
 ) -> None:
     """Raise ValueError when the cluster's nodes could never hold the job, even all free."""
     usable = [n for n in nodes if partition is None or partition.name in n.partitions]
-    fitting = [node for node in usable if _fits(order, node)]
+    fitting = [node for node in usable if fits(order, node)]
     if partition and partition.max_nodes is not None and order.nodes > partition.max_nodes:
         msg = f"it needs {order.nodes} nodes, and the partition allows {partition.max_nodes}"
         raise ValueError(msg)
@@ -192,7 +192,8 @@ def check_room(
         raise ValueError(msg)
 
 
-def _fits(order: JobOrder, node: SlurmNode) -> bool:
+def fits(order: JobOrder, node: SlurmNode) -> bool:
+    """Tell whether a node, all of it free, could hold its part of the job."""
     gpus = sum(count for _, count in node.gpus)
     return order.cpus <= node.cpus and order.memory_mb <= node.memory_mb and order.gpus <= gpus
 

@@ -80,8 +80,9 @@ class SlurmPartition:
 class JobOrder:
     """A batch job to submit. Amounts are those of each node.
 
-    ``node_names`` are required, and then as many as ``nodes``. ``time_limit_min`` None asks for no
-    limit. ``grace_s`` is how long before the limit the script is told, where the version can.
+    ``node_names`` are required, and then as many as ``nodes``; ``excluded_nodes`` are not taken.
+    ``time_limit_min`` None asks for no limit. ``grace_s`` is how long before the limit the script
+    is told, where the version can.
     """
 
     name: str
@@ -100,6 +101,7 @@ class JobOrder:
     time_limit_min: int | None
     in_one_rack: bool = False
     is_spread: bool = False
+    excluded_nodes: tuple[str, ...] = ()
     is_held: bool = False
     grace_s: int = 0
 

@@ -40,6 +40,8 @@ class V38:
             job["gpus_per_node"] = str(order.gpus)
         if order.node_names:
             job["nodelist"] = ",".join(order.node_names)
+        if order.excluded_nodes:
+            job["exclude_nodes"] = ",".join(order.excluded_nodes)
         if order.is_spread:
             job["spread_job"] = True
         if order.is_held:

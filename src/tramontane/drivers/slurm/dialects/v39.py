@@ -45,6 +45,8 @@ class V39:
             job["tres_per_node"] = f"{self._gpus}:{order.gpus}"
         if order.node_names:
             job["required_nodes"] = list(order.node_names)
+        if order.excluded_nodes:
+            job["excluded_nodes"] = list(order.excluded_nodes)
         if order.in_one_rack:
             job["required_switches"] = _number(1)
             job["wait_for_switch"] = SWITCH_WAIT_S
