@@ -52,7 +52,8 @@ def main(argv: list[str]) -> int:
     # OpenMP reads this when the library is loaded: waiting threads sleep instead of spinning.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     awaited = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, awaited)  # inherited by the engine's threads
+    # Inherited by the engine's threads. What came blocked is between others: Slurm's SIGTERM.
+    awaited -= signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
     return _serve(args, awaited)
 
 

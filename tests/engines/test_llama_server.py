@@ -148,6 +148,22 @@ def test_it_ends_at_once_with_connections_open(weights: Path, signum: int) -> No
         assert time.monotonic() - began < 3
 
 
+def test_a_sigterm_that_came_blocked_is_not_for_it(weights: Path) -> None:
+    """The runner blocks it for engines on Slurm, which sends it to all processes of a job."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        with serving(weights) as server:
+            server.child.send_signal(signal.SIGTERM)
+            status = Path(f"/proc/{server.child.pid}/status").read_text()
+            pending = next(line for line in status.splitlines() if line.startswith("ShdPnd"))
+            assert int(pending.split()[1], 16) & 1 << (signal.SIGTERM - 1)
+            assert server.call("/health")[0] == 200
+            server.child.send_signal(signal.SIGINT)
+            assert server.child.wait(5) == 0
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def test_many_callers_do_not_silence_the_health_check(weights: Path) -> None:
     body = json.dumps({"prompt": "a", "max_tokens": 240, "ignore_eos": True}).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nAuthorization: Bearer {SECRET}\r\n"

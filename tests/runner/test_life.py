@@ -224,6 +224,21 @@ def test_draining_finishes_what_is_in_flight(prepare: Prepare) -> None:
     run.until_gone()
 
 
+def test_slurms_sigterm_to_all_of_a_job_drains_it(prepare: Prepare) -> None:
+    """Slurm sends it to every process when it evicts, cancels or ends a job at its limit."""
+    run = prepare(tiny_launch())
+    child = run.start("--claim", "17")
+    seen = run.until_state("ready")
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        request = pool.submit(get, seen["address"], "/sleep?s=1")
+        until(lambda: get(seen["address"], "/metrics").count(" 1.0"))
+        os.kill(seen["engine_pid"], signal.SIGTERM)
+        child.send_signal(signal.SIGTERM)
+        assert request.result() == "slept"
+    assert run.until_state("exited")["reason"] == "drained and ended as asked"
+    run.until_gone()
+
+
 def test_draining_has_an_end(prepare: Prepare) -> None:
     run = prepare(tiny_launch(drain_timeout_s=1))
     child = run.start()

@@ -19,9 +19,14 @@ HURRY: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 class Child:
-    """One started command. Single-threaded: PR_SET_PDEATHSIG follows the thread that forks."""
+    """One started command. Single-threaded: PR_SET_PDEATHSIG follows the thread that forks.
 
-    def __init__(self) -> None:
+    With ``is_shielded`` it never hears a SIGTERM: Slurm sends that to all processes of a job, and
+    what it asks of the runner is to drain. It is asked to end by SIGINT then.
+    """
+
+    def __init__(self, *, is_shielded: bool = False) -> None:
+        self.is_shielded = is_shielded
         self.pid: int | None = None
         self.status: int | None = None  # once it ended; below 0 by a signal
 
@@ -31,7 +36,8 @@ class Child:
         self.status = None
         self.pid = os.fork()
         if self.pid == 0:
-            _become(argv, env, log, cwd, parent)
+            kept = {signal.SIGTERM} if self.is_shielded else set[signal.Signals]()
+            _become(argv, env, log, cwd, parent, kept)
         return self.pid
 
     def reap(self) -> bool:
@@ -60,7 +66,8 @@ class Child:
         began_at = time.monotonic()
         kills_at = began_at + grace_s
         if self.pid and self.status is None:
-            for signum in (signal.SIGTERM, signal.SIGCONT):
+            ask = signal.SIGINT if self.is_shielded else signal.SIGTERM
+            for signum in (ask, signal.SIGCONT):
                 with contextlib.suppress(OSError):
                     os.killpg(self.pid, signum)
         while self.reap():
@@ -92,7 +99,14 @@ def was_asked(status: int, seen: int | None) -> bool:
     return is_term and signal.sigtimedwait(ASKED, ECHO_S) is not None
 
 
-def _become(argv: list[str], env: dict[str, str], log: int, cwd: str, parent: int) -> None:
+def _become(  # noqa: PLR0917
+    argv: list[str],
+    env: dict[str, str],
+    log: int,
+    cwd: str,
+    parent: int,
+    blocked: set[signal.Signals],
+) -> None:
     """Turn this forked child into the command; never returns."""
     try:
         os.setsid()
@@ -105,7 +119,7 @@ def _become(argv: list[str], env: dict[str, str], log: int, cwd: str, parent: in
             signal.signal(signum, signal.SIG_DFL)
         # A drain is between the driver and the runner, and srun sends it to all of a step.
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         # Short of memory, an engine goes before the control plane.
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write("500")

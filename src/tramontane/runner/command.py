@@ -9,7 +9,8 @@ finds the report of an earlier run. A killed runner takes all that it started wi
 signals:
   SIGUSR1   drain: let the engine finish what it has, then end it; may be sent again
   SIGTERM   the same; a second one ends the engine now
-  SIGINT    end it now: SIGTERM to its group, SIGKILL after 5 s
+  SIGINT    end it now: SIGTERM to its group, SIGKILL after 5 s; with --claim SIGINT to its
+            group: Slurm sends SIGTERM to all processes of a job, and engines never hear it
 An attempt's command gets SIGTERM for any of them, and SIGKILL after its grace; after 5 s when
 SIGINT asked.
 

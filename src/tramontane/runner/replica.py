@@ -49,7 +49,7 @@ class ReplicaRun:
         self.repeat_s = REPEAT_S if args.claim else 0.0
         self.engine_log = f"{self.run_dir}/{_log_name(gang_.rank)}"
         self.health_lost_s = args.health_lost_s
-        self.child = Child()
+        self.child = Child(is_shielded=bool(args.claim))
         self.run_state = "starting"
         self.reason: str | None = None
         self.launch: dict[str, Any] = {}
