@@ -20,6 +20,7 @@ from tramontane.drivers.accounts import ClusterRefusedError
 from tramontane.drivers.base import DriverUnavailableError
 from tramontane.drivers.slurm.accounts import commands_of, parse_reservations
 from tramontane.drivers.slurm.commands import Commands, parse_topology
+from tramontane.drivers.slurm.scontrol import Scontrol
 
 ACME = Account("tmt_acme", "root", 3, 16, frozenset({"tmt_spot"}), "tmt_spot")
 USER = Membership("tmt_acme_web", "u", frozenset({"tmt_spot"}), "tmt_spot")
@@ -158,6 +159,7 @@ def test_a_command_sees_an_environment_of_its_own(
 ) -> None:
     monkeypatch.setenv("SLURM_TIME_FORMAT", "relative")
     monkeypatch.setenv("SECRET", "x")
+    (tmp_path / "slurm.conf").touch()
     commands = Commands(slurm_conf=tmp_path / "slurm.conf", token=lambda: "a.b.c")
     seen = dict(line.split("=", 1) for line in commands.run("env").splitlines())
     assert seen["SLURM_CONF"] == str(tmp_path / "slurm.conf")
@@ -166,6 +168,25 @@ def test_a_command_sees_an_environment_of_its_own(
     assert not {"SLURM_TIME_FORMAT", "SECRET"} & set(seen)
     hostile = "$(touch x); `id` | & \n*"
     assert commands.run("printf", "%s", hostile) == hostile
+
+
+def test_a_slurm_conf_that_is_not_there_is_named_at_once(tmp_path: Path) -> None:
+    commands = Commands(slurm_conf=tmp_path / "none.conf")
+    with pytest.raises(DriverUnavailableError, match=r"cannot read slurm_conf .*none\.conf"):
+        commands.run("touch", str(tmp_path / "ran"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_why_racks_are_not_known_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    conf = tmp_path / "slurm.conf"
+    scontrol = Scontrol(Commands(slurm_conf=conf))
+    with caplog.at_level("WARNING"):
+        assert [scontrol.racks() for _ in range(3)] == [{}] * 3
+    assert [record.getMessage() for record in caplog.records] == [
+        f"racks are not known: cannot read slurm_conf {conf}, which scontrol needs"
+    ]
 
 
 def test_what_was_printed_is_kept_for_a_while(tmp_path: Path) -> None:

@@ -305,7 +305,7 @@ def test_an_outage_is_no_refusal(slurm: SlurmCluster, tmp_path: Path) -> None:
         with pytest.raises(DriverUnavailableError):
             commands.run(*create, "nodes=r1n1")
     with pytest.raises(DriverUnavailableError, match="cannot be run here"):
-        nowhere.run("sacctmgr-of-nobody")
+        slow.run("sacctmgr-of-nobody")
     with pytest.raises(ClusterRefusedError, match="Unknown condition"):
         Recording(slurm).run("sacctmgr", "-Qi", "modify", "account", "nome=x", "set", "x=1")
     with pytest.raises(ClusterRefusedError):

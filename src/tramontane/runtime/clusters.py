@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, cast
+from urllib.parse import urlsplit
 
 from tramontane.domain.quotas.names import PREFIX_WORDS, is_prefix
 
@@ -127,10 +128,19 @@ def _is_line(value: object) -> bool:
     return isinstance(value, str) and bool(value) and value.isprintable()
 
 
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, or half an IPv6 address
+        return False
+
+
 def _check(settings: SlurmSettings, where: str) -> None:
-    for url in (settings.url, settings.report_url or settings.url):
-        if not url.startswith(("http://", "https://")):
-            raise ClusterSettingsError(f"{where}: {url!r} must begin with http:// or https://")
+    for key, url in (("url", settings.url), ("report_url", settings.report_url)):
+        if url is not None and not _is_address(url):
+            wish = "must begin with http:// or https://, with a host and a port such as"
+            raise ClusterSettingsError(f"{where}: {key} {url!r} {wish} http://10.0.0.1:6820")
     for network in settings.networks:
         try:
             ipaddress.ip_network(network)

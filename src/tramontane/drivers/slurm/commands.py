@@ -64,6 +64,10 @@ class Commands:
         """
         try:
             done = subprocess.run(
+        if self._slurm_conf is not None and not os.access(self._slurm_conf, os.R_OK):
+            # Slurm's commands wait a minute for a file that is not there.
+            msg = f"cannot read slurm_conf {self._slurm_conf}, which {argv[0]} needs"
+            raise DriverUnavailableError(msg)
                 argv,
                 env=self._env(),
                 stdin=subprocess.DEVNULL,

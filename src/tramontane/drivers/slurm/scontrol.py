@@ -28,17 +28,20 @@ class Scontrol:
         self._ask = racks_by_node or (lambda: racks(commands))
         self._lock = threading.Lock()
         self._racks: Mapping[str, str] = {}
+        self._trouble = ""  # told last
 
     def racks(self) -> Mapping[str, str]:
         """Return rack by node; what was known last while Slurm does not say."""
         try:
             found = self._ask()
         except (DriverUnavailableError, ValueError) as error:
-            log.debug("racks are not known: %s", error)
             with self._lock:
-                return self._racks
+                is_news, self._trouble = str(error) != self._trouble, str(error)
+                known = self._racks
+            log.log(logging.WARNING if is_news else logging.DEBUG, "racks are not known: %s", error)
+            return known
         with self._lock:
-            self._racks = found
+            self._racks, self._trouble = found, ""
         return found
 
     def check_patience(self) -> None:

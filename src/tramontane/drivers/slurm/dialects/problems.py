@@ -27,7 +27,10 @@ _TOKEN: Final = frozenset({1007, *range(6000, 6010)})
 NO_ACCOUNT: Final = frozenset({2045, 2066})  # account, user or QOS: what is kept there for tenants
 _HINTS: Final = {
     2000: "set partition in the cluster's settings to one that the cluster has",
-    2045: "the account or the user is not in Slurm's accounting for this cluster",
+    2045: (
+        "the account or the user is not in Slurm's accounting for this cluster, or where slurmctld"
+        " runs there is no Unix user of that name"
+    ),
     2066: "the account may not use this QOS, or there is none of that name",
 }
 
