@@ -62,12 +62,12 @@ class Commands:
         Raises `DriverUnavailableError` when it is not known whether it did anything, and
         `ClusterRefusedError` with the cluster's words when it was told no.
         """
-        try:
-            done = subprocess.run(
         if self._slurm_conf is not None and not os.access(self._slurm_conf, os.R_OK):
             # Slurm's commands wait a minute for a file that is not there.
             msg = f"cannot read slurm_conf {self._slurm_conf}, which {argv[0]} needs"
             raise DriverUnavailableError(msg)
+        try:
+            done = subprocess.run(
                 argv,
                 env=self._env(),
                 stdin=subprocess.DEVNULL,
