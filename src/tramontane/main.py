@@ -38,6 +38,7 @@ COMMANDS: Final = {
     "budgets": "How much of the limits in euros is spent.",
     "prices": "What models cost.",
     "usage": "What requests used: totals and single events.",
+    "sites": "Where machines stand, and under whose law.",
     "clusters": "Sets of nodes, each behind one driver.",
     "nodes": "Machines and the devices on them.",
     "story": "Print the events of one object, oldest first.",

@@ -112,6 +112,7 @@ EXPECTED = {
     "POST /cloud/v1/jobs/{job}/cancel": Permission.JOBS_WRITE,
     "GET /cloud/v1/jobs/{job}/attempts": Permission.JOBS_READ,
     "GET /cloud/v1/jobs/{job}/logs": Permission.JOBS_READ,
+    "GET /cloud/v1/sites": Permission.CLUSTERS_READ,
     "GET /cloud/v1/clusters": Permission.CLUSTERS_READ,
     "GET /cloud/v1/clusters/{cluster}": Permission.CLUSTERS_READ,
     "GET /cloud/v1/nodes": Permission.CLUSTERS_READ,

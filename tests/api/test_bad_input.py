@@ -284,6 +284,7 @@ QUERIES = {
         "order=up",
         "project=%00",
     ],
+    "/sites": ["limit=0", "limit=1000", "x=1"],
     "/clusters": ["after=clu_aaaaaaaaaaaaaaaaaaaa", "limit=0", "x=1"],
     "/nodes": ["after=nod_aaaaaaaaaaaaaaaaaaaa", "cluster=a%0ab"],
     "/usage": ["from_ms=-1", "to_ms=253402300800000", "group_by=user", "limit=1001", "from_ms=x"],

@@ -11,6 +11,8 @@ from tramontane.domain.replica import ReplicaStatus
 from tramontane.domain.resources import Resources
 from tramontane.store import fleet, replicas
 
+OTHER = "rep_" + "b" * 20
+
 
 def add(cloud: Cloud, name: str, **fields: Any) -> Node:
     """Record a node; ``cluster`` names another cluster than the first."""
@@ -56,6 +58,38 @@ def test_a_node_with_what_runs_on_it(cloud: Cloud) -> None:
     )
     after = cloud.cloud("GET", "/nodes/r1n1")
     assert (after["replica_ids"], after["failures"]) == ([], 1)
+
+
+def test_sites_add_up_what_stands_there(cloud: Cloud) -> None:
+    before = cloud.cloud("GET", "/sites")["data"]
+    sines = {"site": "sines", "country": "PT"}
+    add(cloud, "a", rack="r1", **sines)
+    used = add(cloud, "b", rack="r1", **sines)
+    add(cloud, "c", rack="r1", cluster="far", status=NodeStatus.DRAINED, **sines)
+    add(cloud, "d", site="jülich", country="DE")
+    demo = cloud.services.deployments.get(cloud.member, "tramontane-demo", None).deployment
+    replica = cloud.add_replica(demo.id, demo.project_id, used)
+    resources = replace(replica.launch.resources, devices=1)
+    launch = replace(replica.launch, resources=resources)
+    cloud.db.write(lambda tx: replicas.insert(tx, replace(replica, id=OTHER, launch=launch)))
+    found = cloud.cloud("GET", "/sites")
+    first, second, *rest = found["data"]
+    assert (first["name"], first["country"], first["nodes"]) == ("jülich", "DE", 1)
+    assert second == {
+        "object": "site",
+        "name": "sines",
+        "country": "PT",
+        "clusters": ["far", "local"],
+        "racks": 2,
+        "nodes": 3,
+        "nodes_ready": 2,
+        "devices": 6,
+        "devices_free": 3,
+    }
+    assert rest == before
+    assert not found["has_more"]
+    short = cloud.cloud("GET", "/sites?limit=1")
+    assert (len(short["data"]), short["has_more"]) == (1, True)
 
 
 def test_a_cluster_is_a_tree_of_racks(cloud: Cloud) -> None:

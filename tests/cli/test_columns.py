@@ -17,11 +17,13 @@ from tramontane.cli.commands import (
     replicas,
     usage,
 )
+from tramontane.cli.commands.sites import verbs as sites
 from tramontane.cli.output import Column
 from tramontane.wire import cloud_replies as replies
 
 TABLES = [
     (api_keys.COLUMNS, replies.ApiKey),
+    (sites.COLUMNS, replies.Site),
     (clusters.COLUMNS, replies.Cluster),
     (deployments.COLUMNS, replies.Deployment),
     (events.COLUMNS, replies.Event),

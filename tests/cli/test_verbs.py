@@ -126,6 +126,7 @@ SENT: list[Sent] = [
         None,
     ),
     ("replicas get rep_1", "GET", "/replicas/rep_1", {}, None),
+    ("sites list", "GET", "/sites", {"limit": "100"}, None),
     ("clusters list", "GET", "/clusters", {"limit": "100"}, None),
     ("nodes list --cluster c", "GET", "/nodes", {"cluster": "c", "limit": "100"}, None),
     ("clusters get alps", "GET", "/clusters/alps", {}, None),

@@ -14,7 +14,7 @@ from tramontane.domain.replica import Replica
 from tramontane.domain.tenancy import Principal
 from tramontane.services.api_keys import DescribedApiKey
 from tramontane.services.deployments.wishes import DescribedAdapter, DescribedDeployment
-from tramontane.services.fleet import DescribedCluster, DescribedNode
+from tramontane.services.fleet import DescribedCluster, DescribedNode, DescribedSite
 from tramontane.services.models import CatalogueEntry
 from tramontane.services.replicas import ReplicaLines
 from tramontane.services.scope import Page, shown_names
@@ -245,6 +245,25 @@ def cluster_detail(value: DescribedCluster) -> wire.ClusterDetail:
         site=first and first.site,
         country=first and first.country,
         racks=[wire.Rack(name=name, nodes=nodes) for name, nodes in racks.items()],
+    )
+
+
+def sites(found: Page[DescribedSite]) -> wire.Page[wire.Site]:
+    """Return the view of all sites; they have no ids to ask on after."""
+    data = [_site(value) for value in found.items]
+    return wire.Page(data=data, first_id=None, last_id=None, has_more=found.has_more)
+
+
+def _site(value: DescribedSite) -> wire.Site:
+    return wire.Site(
+        name=value.site.name,
+        country=value.site.country,
+        clusters=list(value.clusters),
+        racks=value.racks,
+        nodes=value.nodes,
+        nodes_ready=value.nodes_ready,
+        devices=value.devices,
+        devices_free=value.devices_free,
     )
 
 

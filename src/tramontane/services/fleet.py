@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from tramontane.domain.event import Event
-from tramontane.domain.fleet import Cluster, Node, NodeStatus
+from tramontane.domain.fleet import Cluster, Node, NodeStatus, Site
 from tramontane.domain.refusal import Code, refuse
 from tramontane.domain.tenancy import Principal
 from tramontane.domain.upkeep.health import WINDOW_MS, failures_in_row
@@ -39,13 +39,39 @@ class DescribedCluster:
     nodes: tuple[DescribedNode, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class DescribedSite:
+    """A site and what stands there. ``devices_free`` are those of ready nodes that we do not use.
+
+    ``racks`` are those that its clusters tell of.
+    """
+
+    site: Site
+    clusters: tuple[str, ...]
+    racks: int
+    nodes: int
+    nodes_ready: int
+    devices: int
+    devices_free: int
+
+
 class Fleet:
-    """Use cases of clusters and nodes. ``wake`` is called after a change."""
+    """Use cases of sites, clusters and nodes. ``wake`` is called after a change."""
 
     def __init__(self, db: Database, clock: Clock, wake: Callable[[], None]) -> None:
         self._db = db
         self._clock = clock
         self._wake = wake
+
+    def sites(self, *, limit: int) -> Page[DescribedSite]:
+        """Return the sites of all nodes, by name and country, those without a name last."""
+        with self._db.read() as tx:
+            nodes = self._describe(tx, fleet.list_nodes(tx))
+        found: dict[Site, list[DescribedNode]] = {}
+        for it in nodes:
+            found.setdefault(Site(it.node.site, it.node.country), []).append(it)
+        order = sorted(found, key=lambda s: (s.name is None, s.name or "", s.country or ""))
+        return page_of([_site(site, found[site]) for site in order[: limit + 1]], limit)
 
     def clusters(self, *, after: str | None, limit: int) -> Page[Cluster]:
         """Return a page of clusters, oldest first."""
@@ -158,6 +184,19 @@ class Fleet:
             )
             for node in nodes
         ]
+
+
+def _site(site: Site, nodes: Sequence[DescribedNode]) -> DescribedSite:
+    ready = [it for it in nodes if it.node.status is NodeStatus.READY]
+    return DescribedSite(
+        site,
+        clusters=tuple(sorted({it.cluster.name for it in nodes})),
+        racks=len({(it.cluster.id, it.node.rack) for it in nodes if it.node.rack}),
+        nodes=len(nodes),
+        nodes_ready=len(ready),
+        devices=sum(len(it.node.devices) for it in nodes),
+        devices_free=sum(max(0, len(it.node.devices) - it.devices_used) for it in ready),
+    )
 
 
 @dataclass(slots=True)

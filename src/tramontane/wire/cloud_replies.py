@@ -336,6 +336,22 @@ class ClusterDetail(Cluster):
     racks: list[Rack]
 
 
+class Site(Reply):
+    """Where machines stand, and the country whose law they are under, as the operator says."""
+
+    object: Literal["site"] = "site"
+    name: Annotated[str | None, Field(description="Null: of clusters that name none.")]
+    country: str | None
+    clusters: Annotated[list[str], Field(description="Names of the clusters with nodes there.")]
+    racks: Annotated[int, Field(description="Racks that the clusters tell of.")]
+    nodes: int
+    nodes_ready: Annotated[int, Field(description="Nodes that take replicas and attempts.")]
+    devices: int
+    devices_free: Annotated[
+        int, Field(description="Of ready nodes, not held by replicas or attempts.")
+    ]
+
+
 class Event(Reply):
     """One line of an object's story."""
 

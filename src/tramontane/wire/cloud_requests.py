@@ -314,6 +314,14 @@ class PageQuery(Query):
     ] = types.PAGE_LIMIT_DEFAULT
 
 
+class SiteQuery(Query):
+    """How many sites: there are few, so they come on one page."""
+
+    limit: Annotated[int, Field(ge=1, le=types.PAGE_LIMIT_MAX, description="Sites at most.")] = (
+        types.PAGE_LIMIT_DEFAULT
+    )
+
+
 class ProjectPageQuery(PageQuery):
     """A page of what belongs to a project."""
 

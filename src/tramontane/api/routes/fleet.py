@@ -1,4 +1,4 @@
-"""/cloud/v1/clusters and /cloud/v1/nodes"""
+"""/cloud/v1/sites, /cloud/v1/clusters and /cloud/v1/nodes"""
 
 from typing import Annotated
 
@@ -11,11 +11,20 @@ from tramontane.domain.tenancy import Permission, Principal
 from tramontane.wire import cloud_replies as replies
 from tramontane.wire import cloud_requests as requests
 
+sites = guarded_router("sites")
 clusters = guarded_router("clusters")
 nodes = guarded_router("nodes")
 Reader = Annotated[Principal, requires(Permission.CLUSTERS_READ)]
 Writer = Annotated[Principal, requires(Permission.CLUSTERS_WRITE)]
 OnCluster = Annotated[requests.NodeQuery, Query()]
+
+
+@sites.get("", operation_id="sites_list")
+def list_sites(
+    _: Reader, services: Using, query: Annotated[requests.SiteQuery, Query()]
+) -> replies.Page[replies.Site]:
+    """List the sites, by name, with what stands there."""
+    return views.sites(services.fleet.sites(limit=query.limit))
 
 
 @clusters.get("", operation_id="clusters_list")
