@@ -54,6 +54,7 @@ def test_a_successor_is_wanted_in_time_and_the_last_moment_to_drain_is_kept() ->
     assert why(old, lead_ms(5_000, 30) + 1) is None
     assert why(old, lead_ms(5_000, 30)) == "its time on the cluster ends soon"
     assert why(old, lead_ms(5_000, 30) + 1, count=2) == "its time on the cluster ends soon"
+    assert why(old, 30_000 + STOP_MARGIN_MS + 1) == "its time on the cluster ends soon"
     assert why(old, 30_000 + STOP_MARGIN_MS) == "its time on the cluster is over now"
     assert why(old, -1) == "its time on the cluster is over now"
 
@@ -72,6 +73,21 @@ def test_a_short_time_is_served_for_half_before_a_successor_is_wanted() -> None:
 
 def test_one_that_never_served_is_not_replaced_for_its_time() -> None:
     assert why(replica_of(1, ME, ReplicaStatus.STARTING), 1) is None
+
+
+def test_a_node_that_is_drained_or_kept_for_others_is_left() -> None:
+    first, second = typed_id(ids.NODE, 1), typed_id(ids.NODE, 2)
+    wide = replace(replica_of(1, ME), peer_node_ids=(second,))
+
+    def said(nodes: dict[str, Node], *closed: str) -> str | None:
+        found = leaving(wide, nodes, None, start_ms=0, now_ms=NOW_MS, closed=closed)
+        return found and f"{found.why}{' now' if found.is_due else ''}"
+
+    assert said({}) is None
+    assert said({first: node_of(1), second: node_of(2)}, typed_id(ids.NODE, 3)) is None
+    assert said({second: drained(2)}) == "its node node-2 is drained"
+    for closed in (first, second):
+        assert said({}, closed) == "its rack is reserved for another organization"
 
 
 def plan_of(

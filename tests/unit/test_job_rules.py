@@ -13,8 +13,9 @@ from tramontane.domain.fleet import Node, NodeStatus
 from tramontane.domain.ids import is_dns_label
 from tramontane.domain.jobs.attempt import ShippedFile, Topology
 from tramontane.domain.jobs.fit import check_fit, facts_of
-from tramontane.domain.jobs.job import SCRIPT_PATH
+from tramontane.domain.jobs.job import SCRIPT_PATH, JobSpec
 from tramontane.domain.jobs.rules import FILES_BYTES_MAX, FILES_MAX, NewJob, check_wish, spec_of
+from tramontane.domain.launch import PriorityClass
 from tramontane.domain.planning.fleet_view import UNNAMED
 from tramontane.domain.refusal import Code
 from tramontane.domain.resources import Resources
@@ -60,6 +61,11 @@ def test_names_that_would_break_something(name: str, near: str) -> None:
     param, message = refused(replace(GOOD, name=name))
     assert param == "name"
     assert near in message
+
+
+def test_a_long_name_is_shown_in_part() -> None:
+    assert f"'{'x' * 80}'" in refused(replace(GOOD, name="x" * 80))[1]
+    assert f"'{'x' * 80}...'" in refused(replace(GOOD, name="x" * 81))[1]
 
 
 @given(st.text(max_size=80))
@@ -112,7 +118,8 @@ def test_commands_that_cannot_be_run(changes: dict[str, object], told: str) -> N
     "name",
     [
         "SLURM_JOB_ID", "SBATCH_ACCOUNT", "SPANK_X", "SRUN_DEBUG", "TRAMONTANE_JOB", "slurm_x",
-        "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "Rocr_Visible_Devices",
+        "SALLOC_X", "CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES",
+        "NVIDIA_VISIBLE_DEVICES", "Rocr_Visible_Devices", "ZE_AFFINITY_MASK",
     ],
 )  # fmt: skip
 def test_variables_that_would_change_how_it_is_run(name: str) -> None:
@@ -121,11 +128,22 @@ def test_variables_that_would_change_how_it_is_run(name: str) -> None:
     assert "secret-value" not in message
 
 
-@pytest.mark.parametrize("name", ["", "1A", "A B", "A=B", "A;B", "A\nB", "Ä", "A-B", "A\0"])
-def test_variables_that_no_shell_could_hold(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("", "_"), ("1A", "_1A"), ("A B", "A_B"), ("A=B", "A_B"), ("A;B", "A_B"), ("A\nB", "A_B"),
+        ("Ä", "_"), ("A-B", "A_B"), ("A\0", "A_"), ("x" * 256, "x" * 60),
+    ],
+)  # fmt: skip
+def test_variables_that_no_shell_could_hold(name: str, near: str) -> None:
     param, message = refused(replace(GOOD, env=((name, "v"),)))
     assert param == "environment"
-    assert "such as " in message
+    assert message.endswith(f", such as {near}")
+
+
+def test_a_value_with_nul_is_refused_and_not_shown() -> None:
+    param, message = refused(replace(GOOD, env=(("TOKEN", "hidden\0"),)))
+    assert (param, "hidden" in message) == ("environment.TOKEN", False)
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
@@ -138,14 +156,17 @@ def test_a_variable_that_passes_can_be_put_into_an_environment(name: str, value:
 
 
 @pytest.mark.parametrize(
-    "path",
-    ["/etc/passwd", "../other/x", "a/../../x", "..", "a/..", "/", "//x"],
-)
-def test_paths_out_of_the_project(path: str) -> None:
+    ("path", "near"),
+    [
+        ("/etc/passwd", "etc/passwd"), ("../other/x", "other/x"), ("a/../../x", "a/x"),
+        ("..", "data.txt"), ("a/..", "a"), ("/", "data.txt"), ("//x", "x"), ("/./x", "x"),
+    ],
+)  # fmt: skip
+def test_paths_out_of_the_project(path: str, near: str) -> None:
     param, message = refused(replace(GOOD, files=(file(path),)))
     assert param == "files"
     assert "leads out of the job's working folder" in message
-    assert "such as" in message
+    assert message.endswith(f"such as '{near}'")
 
 
 @pytest.mark.parametrize(
@@ -168,8 +189,11 @@ def test_files_that_clash_or_are_too_many_or_too_large() -> None:
     for files, told in (
         ((file("a"), file("a")), "two files have the path 'a'"),
         ((file("a"), file("a/b")), "'a' is a file"),
+        ((file("a/b/c"), file("a/b"), file("d")), "'a/b' is a file, and 'a/b/c' needs it"),
         ((file(SCRIPT_PATH),), "the script's own"),
+        ((file(f"{SCRIPT_PATH}/a"),), "the script's own"),
         ((ShippedFile("a", "not base64!"),), "is not base64"),
+        ((ShippedFile("a", "eA==!!!!"),), "is not base64"),
         (tuple(file(f"f{n}") for n in range(FILES_MAX + 1)), "ship an archive"),
         ((file("a", b"x" * FILES_BYTES_MAX), file("b")), "shared folder"),
     ):
@@ -198,6 +222,108 @@ def test_numbers_out_of_bounds_name_the_nearest(field: str, value: int, near: st
     param, message = refused(replace(GOOD, **{field: value}))
     assert param == field
     assert message.endswith(f"such as {near}")
+
+
+def largest(**changes: object) -> NewJob:
+    return replace(GOOD, **changes)
+
+
+@pytest.mark.parametrize(
+    ("passes", "fails"),
+    [
+        (largest(nodes=1_024), largest(nodes=1_025)),
+        (largest(devices=1_024), largest(devices=1_025)),
+        (largest(devices=0, retries=0), largest(retries=-1)),
+        (largest(cpu_millicores=1), largest(cpu_millicores=0)),
+        (largest(cpu_millicores=4_096_000), largest(cpu_millicores=4_096_001)),
+        (largest(memory_bytes=1), largest(memory_bytes=0)),
+        (largest(memory_bytes=1 << 50), largest(memory_bytes=(1 << 50) + 1)),
+        (largest(time_limit_s=1), largest(time_limit_s=0)),
+        (largest(time_limit_s=7_776_000), largest(time_limit_s=7_776_001)),
+        (largest(retries=100), largest(retries=101)),
+        (largest(array=1), largest(array=0)),
+        (largest(array=1_000), largest(array=1_001)),
+        (largest(hang_after_s=2), largest(hang_after_s=1)),
+        (largest(hang_after_s=60, time_limit_s=60), largest(hang_after_s=61, time_limit_s=60)),
+        (largest(depends_on=("a",) * 100), largest(depends_on=("a",) * 101)),
+        (largest(command=("a",) * 1_000), largest(command=("a",) * 1_001)),
+        (largest(command=("a", "a" * 99_999)), largest(command=("a", "a" * 100_000))),
+        (
+            largest(command=(), script="x" * 262_144),
+            largest(command=(), script="x" * 262_145),
+        ),
+        (
+            largest(env=tuple((f"A{n}", "") for n in range(200))),
+            largest(env=tuple((f"A{n}", "") for n in range(201))),
+        ),
+        (largest(env=(("A" * 255, ""),)), largest(env=(("A" * 256, ""),))),
+        (
+            largest(env=(("A", "x" * 49_999), ("B", "x" * 49_999))),
+            largest(env=(("A", "x" * 49_999), ("B", "x" * 50_000))),
+        ),
+        (
+            largest(files=tuple(file(f"f{n}") for n in range(200))),
+            largest(files=tuple(file(f"f{n}") for n in range(201))),
+        ),
+        (largest(files=(file("x" * 255),)), largest(files=(file("x" * 256),))),
+        (
+            largest(files=(file("a", b"x" * (1 << 20)),)),
+            largest(files=(file("a", b"x" * (1 << 20)), file("b"))),
+        ),
+        (largest(files=(file("a"), file("ab"))), largest(files=(file("a"), file("a/b")))),
+    ],
+)
+def test_each_bound_is_where_it_is_said_to_be(passes: NewJob, fails: NewJob) -> None:
+    assert check_wish(passes) is None
+    refused(fails)
+
+
+def test_what_is_not_told_is_what_the_documentation_says() -> None:
+    spec, _ = spec_of(GOOD)
+    assert (spec.nodes, spec.resources) == (1, Resources(1_000, GIB, 0))
+    assert (spec.time_limit_s, spec.retries, spec.array, spec.hang_after_s) == (
+        3_600,
+        0,
+        None,
+        None,
+    )
+
+
+def test_a_spec_says_all_of_the_wish() -> None:
+    wish = replace(
+        GOOD,
+        nodes=2,
+        devices=4,
+        cpu_millicores=500,
+        memory_bytes=5 << 30,
+        env=(("B", "2"), ("A", "1")),
+        files=(file("a/b"),),
+        priority_class=PriorityClass.SPOT,
+        time_limit_s=60,
+        retries=3,
+        depends_on=("x", "y", "x"),
+        array=7,
+        topology=Topology.SPREAD,
+        hang_after_s=9,
+        cluster="alps",
+    )
+    spec, files = spec_of(wish)
+    assert files == wish.files
+    assert spec == JobSpec(
+        command=("true",),
+        resources=Resources(500, 5 << 30, 4),
+        time_limit_s=60,
+        nodes=2,
+        env=(("A", "1"), ("B", "2")),
+        file_paths=("a/b",),
+        priority_class=PriorityClass.SPOT,
+        retries=3,
+        depends_on=("x", "y"),
+        array=7,
+        topology=Topology.SPREAD,
+        hang_after_s=9,
+        cluster="alps",
+    )
 
 
 def test_a_script_becomes_a_file_that_is_run() -> None:
@@ -255,6 +381,7 @@ def test_more_nodes_than_the_cluster_or_the_rack_has() -> None:
     param, message = unfit(replace(GANG, nodes=4, topology=Topology.RACK), RACKS)
     assert param == "nodes"
     assert "rack r2 of cluster alps, the largest, has 3: ask for at most 3 nodes" in message
+    assert message.endswith(", or for another topology than rack")
     none = [racked(n, None) for n in (1, 2)]
     param, message = unfit(replace(GANG, nodes=2, topology=Topology.RACK), none)
     assert param == "topology"
