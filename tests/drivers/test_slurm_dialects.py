@@ -76,6 +76,7 @@ def test_jobs_are_read_alike(number: int) -> None:
     assert failed.nodes == ("r2n1", "r2n2")
     assert (failed.cpus, failed.gpus) == (4, 8)
     assert "COMPLETING" in leaving.states
+    assert (running.restarts, leaving.restarts) == (0, 1)
     assert starved.exit_status == ExitStatus(signal=9)
     if number != OLDEST:
         assert jobs_of(number)[:3] == jobs_of(OLDEST)[:3]
@@ -115,7 +116,7 @@ def test_partitions_and_accounting_are_read_alike(number: int) -> None:
     assert (job.job_id, job.name, job.user) == (13, "att_cccccccccccccccccccc", "tmt-a")
     assert job.states == {"FAILED"}
     assert (job.nodes, job.gpus, job.cpus) == (("r2n1", "r2n2"), 8, 4)
-    assert (job.start_s, job.end_s) == (1795400010, 1795400020)
+    assert (job.start_s, job.end_s, job.suspended_s) == (1795400010, 1795400020, 4)
     assert job.folder.endswith("/attempts/att_cccccccccccccccccccc")
     # Slurm 22.05 accounts every return code as 0; later versions know it.
     assert job.exit_status.code == (0 if number == OLDEST else 3)

@@ -74,10 +74,10 @@ def test_ends_have_a_state_and_words(job: SlurmJob, state: AttemptState, words: 
 
 @pytest.mark.parametrize(
     "states",
-    [("RUNNING",), ("COMPLETING",), ("FAILED", "COMPLETING"), ("SUSPENDED",), ("STOPPED",)],
+    [("RUNNING",), ("COMPLETING",), ("FAILED", "COMPLETING"), ("CONFIGURING",)],
 )
 def test_what_holds_its_nodes_runs(states: tuple[str, ...]) -> None:
-    job = in_state(*states)
+    job = replace(in_state(*states), end_s=1600)
     assert attempt_state(job) is AttemptState.RUNNING
     seen = jobs.attempt(ATT, job)
     assert (seen.devices, seen.started_at_ms, seen.ended_at_ms) == (8, 1_000_000, None)
@@ -154,8 +154,8 @@ def test_of_two_jobs_the_one_that_does_something_counts() -> None:
 
     assert order(did_nothing, second, RUNNING) == (RUNNING, second, did_nothing)
     assert order(waiting, ended, did_nothing) == (ended, waiting, did_nothing)
-    assert jobs.duplicates(order(waiting, RUNNING, second)) == (waiting,)
-    assert jobs.duplicates((waiting,)) == ()
+    assert jobs.surplus(order(waiting, RUNNING, second)) == (waiting,)
+    assert jobs.surplus((waiting,)) == ()
 
 
 def test_what_ours_hold_is_not_used_by_others() -> None:

@@ -219,6 +219,23 @@ def test_it_ends_at_its_time_limit_with_all_it_started(prepare: Prepare) -> None
     run.until_gone(2)
 
 
+def test_time_for_which_it_is_suspended_does_not_count(prepare: Prepare) -> None:
+    limit_s = 4
+    run = prepare(
+        "until [ -e $TRAMONTANE_CHECKPOINT_DIR/go ]; do sleep 0.05; done; echo done",
+        time_limit_s=limit_s,
+        hang_after_s=limit_s,
+    )
+    runner = run.start()
+    until(lambda: (run.job / "checkpoint").exists() and run.report()["run_state"] == "ready")
+    runner.send_signal(signal.SIGSTOP)
+    time.sleep(limit_s + 0.5)  # a cluster's clock goes on, and so does ours
+    runner.send_signal(signal.SIGCONT)
+    (run.job / "checkpoint" / "go").touch()
+    assert runner.wait(10) == 0
+    assert run.output() == "done\n"
+
+
 @pytest.mark.parametrize(
     "script",
     [

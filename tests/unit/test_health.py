@@ -12,6 +12,7 @@ from tests.support.planning import NOW_MS, deployment_of, node_of, replica_of, t
 from tramontane.domain import ids
 from tramontane.domain.fleet import Node, NodeStatus
 from tramontane.domain.jobs.job import Attempt, AttemptStatus
+from tramontane.domain.planning.watch import ENDED_FROM_OUTSIDE
 from tramontane.domain.replica import ReplicaStatus
 from tramontane.domain.upkeep.evidence import endings_of
 from tramontane.domain.upkeep.health import AUTOMATIC, Ending, failures_in_row, plan_drains
@@ -162,7 +163,13 @@ def test_what_replicas_say_about_their_nodes() -> None:
     me = deployment_of()
     failed = replica_of(1, me, ReplicaStatus.FAILED, reason="exit code 1")
     assert told(failed) == [("node-1", me.id, True)]
-    for reason in ("it could not be started: no such user", "it is gone: its cluster forgot it"):
+    for reason in (
+        "it could not be started: no such user",
+        "it is gone: its cluster forgot it",
+        ENDED_FROM_OUTSIDE,
+        "was cancelled",
+        "was put back into the queue on its cluster, and nothing runs twice",
+    ):
         assert told(replace(failed, reason=reason)) == []
     peers = {"peer_node_ids": (typed_id(ids.NODE, 2),)}
     assert told(replace(failed, **peers)) == []

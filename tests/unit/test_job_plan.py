@@ -353,6 +353,33 @@ def test_the_cost_is_what_the_accounting_says() -> None:
     assert settle.new.device_seconds == 0
 
 
+def test_time_for_which_its_cluster_suspended_it_costs_nothing() -> None:
+    over = attempt_of(job_of(), AttemptStatus.SUCCEEDED, is_accounted=False)
+    record = record_of(over, AttemptState.SUCCEEDED)
+    (whole,) = writes_of(plan_of(attempts=[over], records=(record,)), Settle)
+    paused = replace(record, suspended_ms=4_000)
+    (settle,) = writes_of(plan_of(attempts=[over], records=(paused,)), Settle)
+    assert settle.new.device_seconds == whole.new.device_seconds - 4 * record.devices > 0
+    assert (settle.new.started_at_ms, settle.new.ended_at_ms) == (
+        record.started_at_ms,
+        record.ended_at_ms,
+    )
+
+
+def test_a_job_says_that_its_cluster_suspended_it() -> None:
+    job = job_of(status=JobStatus.RUNNING, cluster_id=CLUSTER_ID, started_at_ms=5)
+    running = attempt_of(job, node_names=("node-1",), started_at_ms=5)
+    suspended = listed(running, reason="is suspended on its cluster")
+    plan = plan_of(job, attempts=[running], clusters=[cluster_of(suspended)])
+    (move,) = writes_of(plan, Move)
+    assert (move.new.status, move.new.reason) == (AttemptStatus.RUNNING, suspended.reason)
+    (told,) = writes_of(plan, SetJob)
+    assert (told.status, told.reason) == (JobStatus.RUNNING, suspended.reason)
+    plan = plan_of(job, attempts=[move.new], clusters=[cluster_of(listed(running))])
+    (move,) = writes_of(plan, Move)
+    assert move.new.reason is None
+
+
 @pytest.mark.parametrize(
     ("devices", "ms", "expected"), [(4, 1_000, 4), (1, 499, 0), (1, 500, 1), (3, 500, 2), (0, 9, 0)]
 )

@@ -67,6 +67,13 @@ def test_what_was_asked_to_drain_does_not_serve_again() -> None:
     assert (seen.run_state, seen.address) == (RunState.DRAINING, "10.0.0.1:8000")
 
 
+def test_what_its_cluster_suspended_is_told_and_does_not_serve() -> None:
+    suspended = replica(RunState.DRAINING, reason="is suspended")
+    for said in (report(RunState.STARTING), report(RunState.READY), report(RunState.DRAINING)):
+        seen = shown(suspended, said)
+        assert (seen.run_state, seen.reason) == (RunState.DRAINING, "is suspended")
+
+
 @given(st.sampled_from(LIFE), st.sampled_from(LIFE))
 def test_a_life_goes_forward_only(seen: RunState, said: RunState) -> None:
     both = shown(replica(seen), report(said))

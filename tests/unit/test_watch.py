@@ -1,5 +1,7 @@
 """What an observation means for a replica, status by status."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.support.planning import (
@@ -13,7 +15,12 @@ from tests.support.planning import (
 from tramontane.domain.fleet import NodeStatus
 from tramontane.domain.observation import RunState, Unreachable
 from tramontane.domain.planning.plan import Transition
-from tramontane.domain.planning.watch import UNLISTED_MS_MAX, Watch, next_status
+from tramontane.domain.planning.watch import (
+    ENDED_FROM_OUTSIDE,
+    UNLISTED_MS_MAX,
+    Watch,
+    next_status,
+)
 from tramontane.domain.replica import Replica, ReplicaStatus
 
 PENDING, STARTING, READY = ReplicaStatus.PENDING, ReplicaStatus.STARTING, ReplicaStatus.READY
@@ -73,6 +80,24 @@ def test_silence_makes_unknown_and_nothing_else(
     transition = next_status(replica, Watch(snapshot).sight(replica), NOW_MS)
     assert (transition.to if transition else None) is expected
     assert transition is None or transition.message == "timed out"
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "words"),
+    [
+        (RunState.DRAINING, None, "it began to drain by itself"),
+        (RunState.DRAINING, "is suspended on its cluster", "it is suspended on its cluster"),
+        (RunState.EXITED, "drained and ended as asked", ENDED_FROM_OUTSIDE),
+        (RunState.EXITED, "engine exited with status 3", "engine exited with status 3"),
+    ],
+)
+def test_what_somebody_else_did_is_told(state: RunState, reason: str | None, words: str) -> None:
+    ready = replica_of(1, deployment_of(), READY)
+    transition = judge(ready, state, reason)
+    assert transition is not None
+    assert transition.message == words
+    stopping = judge(replace(ready, status=STOPPING), state, reason)
+    assert stopping is None or stopping.message == "it ended as asked"
 
 
 def test_a_cluster_without_a_driver_is_silent() -> None:

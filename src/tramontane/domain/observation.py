@@ -28,7 +28,7 @@ class Observation:
     ``address`` is ``host:port``. ``reason`` holds the engine's last lines when it failed.
     ``requests_running`` and ``requests_waiting`` are the engine's own counts, None if unheard.
     ``ends_at_ms`` is when its cluster will end it whatever it does; None: never. While it starts,
-    ``reason`` may say what it waits for.
+    ``reason`` may say what it waits for, and while it drains why it serves no more.
     """
 
     replica_id: str

@@ -20,6 +20,7 @@ from tramontane.runner.timing import Lasting
 LOG_BYTES_MAX: Final = 64 << 20  # of log.N, and as much again of the older log.N.1
 LOOK_EVERY_S: Final = 1.0
 HANG_LOOKS: Final = 10  # how often progress is looked for in the time that it may be missing
+STOPPED_S: Final = 2.0  # silent for so much longer than meant: its processes were suspended
 REPORT_EVERY_S: Final = 30.0  # though nothing changed: it shows that the runner lives
 
 ATTEMPT_ENV: Final = "TRAMONTANE_ATTEMPT"
@@ -167,8 +168,13 @@ class AttemptRun:
         marks_at = 0.0
         while True:
             next_s = min(LOOK_EVERY_S, (hang_s or 60) / HANG_LOOKS)
-            pause_s = min(next_s, started_at + limit_s - time.monotonic())
-            seen = signal.sigtimedwait(AWAITED, max(0.0, pause_s))
+            asleep_at = time.monotonic()
+            pause_s = max(0.0, min(next_s, started_at + limit_s - asleep_at))
+            seen = signal.sigtimedwait(AWAITED, pause_s)
+            stopped_s = time.monotonic() - asleep_at - pause_s
+            if stopped_s > STOPPED_S:  # it counts neither as time used nor as a time of silence
+                started_at += stopped_s
+                self._unmoved = Lasting()
             self.child.reap()
             if (code := self.child.status) is not None:
                 self.exit_code = code

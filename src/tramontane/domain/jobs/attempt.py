@@ -96,7 +96,10 @@ class AttemptObservation:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
-    """What a cluster's accounting keeps of an attempt that is over; ``reason`` in words."""
+    """What a cluster's accounting keeps of an attempt that is over; ``reason`` in words.
+
+    ``suspended_ms`` is how much of its time the cluster had suspended it: that is not charged.
+    """
 
     attempt_id: str
     state: AttemptState
@@ -106,3 +109,4 @@ class AttemptRecord:
     external_id: str
     exit_code: int | None = None
     reason: str | None = None
+    suspended_ms: int = 0

@@ -60,12 +60,13 @@ def ended(attempt: Attempt, to: AttemptStatus, reason: str, now_ms: int) -> Atte
 def settled(attempt: Attempt, record: AttemptRecord | None, now_ms: int) -> Settle | None:
     """Return what is to be recorded of the cost of an attempt that is over, None for not yet."""
     if record is not None:
+        charged_to_ms = record.ended_at_ms - record.suspended_ms
         new = replace(
             attempt,
             started_at_ms=record.started_at_ms,
             ended_at_ms=record.ended_at_ms,
             devices=record.devices,
-            device_seconds=device_seconds(record.devices, record.started_at_ms, record.ended_at_ms),
+            device_seconds=device_seconds(record.devices, record.started_at_ms, charged_to_ms),
             external_id=record.external_id,
             is_accounted=True,
         )

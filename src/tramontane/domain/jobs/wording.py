@@ -45,7 +45,7 @@ def describe(
         status = JobStatus.RUNNING if running else JobStatus.PENDING
         return Told(status, _silence(going, sightings) or "is being cancelled")
     if running:
-        told = _counts(lines) if job.spec.array is not None else None
+        told = _counts(lines) if job.spec.array is not None else running[0].reason
         return Told(JobStatus.RUNNING, _silence(going, sightings) or told)
     reason = _silence(going, sightings) or _why_pending(
         lines, waiting, started, sightings, submit_errors

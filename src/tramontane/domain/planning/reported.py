@@ -48,7 +48,7 @@ def _replica(seen: Observation, report: RunnerReport | None) -> Observation:
         seen,
         run_state=state,
         address=report.address or seen.address,
-        reason=None,
+        reason=seen.reason if seen.run_state is RunState.DRAINING else None,
         requests_running=report.requests_running,
         requests_waiting=report.requests_waiting,
     )

@@ -17,6 +17,9 @@ REASON_CHARS_MAX: Final = 4_000
 # A driver lists what it was asked to start at once. Whoever took that many seconds of calls and
 # still does not list it has lost it: another replica must be placed, or nothing ever starts.
 UNLISTED_MS_MAX: Final = 60_000
+# A runner says so of an end that somebody asked for. We ask only for those that are stopping.
+_ASKED: Final = "ended as asked"
+ENDED_FROM_OUTSIDE: Final = "it was ended from outside, and not by Tramontane"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,8 @@ def next_status(replica: Replica, sighting: Sighting, now_ms: int) -> Transition
         case RunState.DRAINING:
             if replica.status is ReplicaStatus.STOPPING:
                 return None
-            return _to(replica, ReplicaStatus.STOPPING, "it began to drain by itself")
+            why = f"it {seen.reason}" if seen.reason else "it began to drain by itself"
+            return _to(replica, ReplicaStatus.STOPPING, why)
         case RunState.STARTING:
             return _observed_starting(replica)
         case RunState.READY:
@@ -127,6 +131,8 @@ def _unlisted(replica: Replica, start_error: str | None, now_ms: int) -> Transit
 def _ended(replica: Replica, reason: str) -> Transition:
     if replica.status is ReplicaStatus.STOPPING:
         return _to(replica, ReplicaStatus.STOPPED, "it ended as asked")
+    if _ASKED in reason:
+        return _to(replica, ReplicaStatus.FAILED, ENDED_FROM_OUTSIDE)
     return _to(replica, ReplicaStatus.FAILED, reason)
 
 

@@ -5,11 +5,19 @@ from typing import Final
 
 from tramontane.domain.fleet import Node
 from tramontane.domain.jobs.job import Attempt, AttemptStatus
+from tramontane.domain.planning.watch import ENDED_FROM_OUTSIDE
 from tramontane.domain.replica import Replica, ReplicaStatus
 from tramontane.domain.upkeep.health import Ending
 
-# A replica that never came to run, or that its cluster forgot, says nothing about its node.
-_NOT_THE_NODE: Final = ("it could not be started", "it is gone")
+# A replica that never came to run, that its cluster forgot, or that somebody ended there by hand
+# says nothing about its node.
+_NOT_THE_NODE: Final = (
+    "it could not be started",
+    "it is gone",
+    ENDED_FROM_OUTSIDE,
+    "was cancelled",
+    "was put back into the queue",
+)
 _LOST: Final = ("its node was lost", "its node failed")  # as views and clusters say it
 # A command that fails is most likely wrong, so all those of one project are one owner; when a
 # cluster itself says that the node failed, each job is one.

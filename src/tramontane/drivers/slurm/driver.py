@@ -25,7 +25,7 @@ from tramontane.drivers.slurm.dialects.records import JobOrder, SlurmJob
 from tramontane.drivers.slurm.folders import Folders
 from tramontane.drivers.slurm.known import Entry, Known, lost
 from tramontane.drivers.slurm.listing import Listing, Seen
-from tramontane.drivers.slurm.reasons import attempt_state
+from tramontane.drivers.slurm.reasons import attempt_state, is_suspended
 from tramontane.drivers.slurm.rest.api import SlurmApi
 from tramontane.drivers.slurm.rest.client import NotSentError, RestClient
 from tramontane.drivers.slurm.rest.jwt import TokenSource
@@ -81,17 +81,18 @@ class SlurmDriver:
         client = RestClient(settings.url, tokens, settings.timeout_s)
         self._api = SlurmApi(client, settings.admin_user)
         self._users = orders.users_of(settings)
+        self._known = Known()
         self._listing = Listing(
             self._api,
             installation_id,
             self._users,
             partition=settings.partition,
             poll_interval_s=poll_interval_s,
+            known=self._known.alive,
         )
         self._office = orders.Office(
             settings, installation_id, settings.report_url or report_url, bundle.zip_bytes()
         )
-        self._known = Known()
         self._folders = Folders(settings.work_root)
         commands = Commands(
             slurm_conf=settings.slurm_conf,
@@ -179,7 +180,8 @@ class SlurmDriver:
     def stop(self, id_: str, *, drain: bool = True) -> None:
         """Have the runner drain or end now; what still waits in the queue is cancelled.
 
-        A runner that was asked to end now and has not after `HURRY_S` is ended by Slurm.
+        A runner that was asked to end now and has not after `HURRY_S` is ended by Slurm, and so is
+        one that is suspended: it hears nothing.
         """
         entry = self._find(id_)
         if entry is None or entry.is_over:
@@ -193,17 +195,18 @@ class SlurmDriver:
             self._known.learn(id_, ended, time.monotonic(), is_guess=True)
         elif "COMPLETING" in job.states:
             return
-        elif drain:
+        elif drain and not is_suspended(job):
             self._api.cancel(job.job_id, job.user, _DRAIN)
-        elif self._is_time("end", id_, float("inf")):
+        elif not is_suspended(job) and self._is_time("end", id_, float("inf")):
             self._api.cancel(job.job_id, job.user, _END_NOW)
         elif self._is_time("end", id_, HURRY_S):
             self._api.cancel(job.job_id, job.user)
 
     def forget(self, id_: str) -> None:
-        """Remove the run directory of what is over; what lives keeps it."""
+        """Remove the run directory of what is over; what lives keeps it, a second run too."""
         entry = self._find(id_)
-        if entry is not None and not entry.is_over:
+        listed = self._listing.current().jobs.get(id_, ())
+        if (entry is not None and not entry.is_over) or any(map(jobs.is_alive, listed)):
             return
         if entry is not None or ids.prefix_of(id_) != ids.REPLICA:
             place = self._place(id_)
@@ -353,7 +356,7 @@ class SlurmDriver:
         for job in unwanted:
             if self._is_time("unwanted", str(job.job_id), TIDY_EVERY_S):
                 log.warning(
-                    "%s: cancelling job %d, %s has another", self._cluster, job.job_id, job.name
+                    "%s: cancelling job %d, %s runs once", self._cluster, job.job_id, job.name
                 )
                 self._try(lambda job=job: self._api.cancel(job.job_id, job.user))
         for id_, entry in entries.items():
@@ -377,6 +380,8 @@ class SlurmDriver:
                 log.warning("%s: Slurm lost job %d of %s", self._cluster, entry.job.job_id, id_)
                 self._known.learn(id_, lost(entry.job, self._clock.now_ms() // 1000), now)
 
+            if entry.job.is_renamed and not entry.is_over:
+                self._name_again(id_, entry.job)
     def _release(self, id_: str, job: SlurmJob) -> None:
         """Finish a submission that was interrupted before its rack was asked for."""
         with self._alone(id_, wait=False) as is_mine:
@@ -401,6 +406,12 @@ class SlurmDriver:
         return found
 
     def _note_absent(self, absent: Iterable[str]) -> None:
+    def _name_again(self, id_: str, job: SlurmJob) -> None:
+        """Undo a change of name or comment: by them a job is found after a restart, and billed."""
+        if self._is_time("name", id_, TIDY_EVERY_S):
+            log.warning("%s: job %d gets its name back: %s", self._cluster, job.job_id, id_)
+            self._try(lambda: self._scontrol.rename(job.job_id, job.name, job.comment))
+
         now = time.monotonic()
         with self._lock:
             kept = {id_: at for id_, at in self._absent_at.items() if now - at < ABSENT_S}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from tramontane.drivers.slurm.dialects.records import SlurmJob
-from tramontane.drivers.slurm.jobs import duplicates
+from tramontane.drivers.slurm.jobs import first_run, surplus
 from tramontane.drivers.slurm.listing import Seen
 from tramontane.drivers.slurm.reasons import LOST, SECOND_RUN, attempt_state
 
@@ -58,6 +58,12 @@ class Known:
         with self._lock:
             return self._entries.get(id_)
 
+    def alive(self) -> Mapping[int, SlurmJob]:
+        """Return the jobs that are not known to be over, by number."""
+        with self._lock:
+            jobs = (entry.job for entry in self._entries.values() if not entry.is_over)
+            return {job.job_id: job for job in jobs}
+
     def is_forgotten(self, id_: str) -> bool:
         """Tell whether the id was forgotten on purpose: it is never started again."""
         with self._lock:
@@ -95,7 +101,7 @@ class Known:
                 if id_ in self._forgotten:
                     unwanted += [job for job in same if not attempt_state(job).is_over]
                     continue
-                unwanted += duplicates(same)
+                unwanted += surplus(same)
                 self._merge_one(id_, same[0], seen.jobs_at)
             for id_, entry in self._entries.items():
                 is_final = entry.is_over and not entry.is_guess
@@ -107,6 +113,7 @@ class Known:
 
     def _merge_one(self, id_: str, job: SlurmJob, at: float) -> None:
         before = self._entries.get(id_)
+        job = first_run(job, before.job if before else None)
         if before is None:
             self._entries[id_] = Entry(job, at)
         elif before.at > at:

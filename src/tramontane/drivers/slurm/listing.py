@@ -41,7 +41,8 @@ class Seen:
 class Listing:
     """Keeps the newest `Seen`; for any number of threads.
 
-    ``partition`` None means the cluster's default one.
+    ``partition`` None means the cluster's default one. ``known`` returns the jobs that were ours
+    when they were seen last, by number.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Listing:
         *,
         partition: str | None,
         poll_interval_s: float,
+        known: Callable[[], Mapping[int, SlurmJob]] = dict,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
@@ -59,6 +61,7 @@ class Listing:
         self._users = users
         self._partition = partition
         self._poll_interval_s = poll_interval_s
+        self._known = known
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._seen = Seen()
@@ -125,7 +128,9 @@ class Listing:
 
     def _ask_jobs(self) -> None:
         asked_at = self._monotonic()
-        jobs = ours(self._api.jobs(self._is_ours), self._installation_id, self._users)
+        known = self._known()
+        listed = self._api.jobs(lambda record: self._may_be_ours(record, known))
+        jobs = ours(listed, self._installation_id, self._users, known)
         if _holders(jobs) != _holders(self._seen.jobs):
             self._are_nodes_due = True  # what others hold is the difference to what we hold
         self._seen = replace(self._seen, jobs=jobs, jobs_at=asked_at)
@@ -142,10 +147,12 @@ class Listing:
         default = (p for p in listed if p.is_default and self._partition is None)
         self._seen = replace(self._seen, partition=next(named, next(default, None)))
 
-    def _is_ours(self, record: Mapping[str, Any]) -> bool:
+    def _may_be_ours(self, record: Mapping[str, Any], known: Mapping[int, SlurmJob]) -> bool:
         """Tell at a glance whether a listed job may be ours: most are others'."""
-        comment = record.get("comment")
-        return isinstance(comment, str) and self._installation_id in comment
+        comment, job_id = record.get("comment"), record.get("job_id")
+        if isinstance(comment, str) and self._installation_id in comment:
+            return True
+        return isinstance(job_id, int) and job_id in known
 
 
 def _holders(jobs: Mapping[str, tuple[SlurmJob, ...]]) -> frozenset[int]:

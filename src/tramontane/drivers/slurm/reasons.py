@@ -83,22 +83,44 @@ _BY_STATE: Final = {
     "CANCELLED": AttemptState.CANCELLED,
     "REVOKED": AttemptState.CANCELLED,
     "PREEMPTED": AttemptState.PREEMPTED,
+    "REQUEUED": AttemptState.PREEMPTED,  # so accounting calls a run that another one follows
     "TIMEOUT": AttemptState.TIMED_OUT,
     "DEADLINE": AttemptState.TIMED_OUT,
 }
-_WAITING: Final = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "REQUEUE_FED"})
+_WAITING: Final = frozenset({"PENDING", "REQUEUE_HOLD", "SPECIAL_EXIT", "REQUEUE_FED"})
+_REQUEUED: Final = frozenset({"REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"})
+_SUSPENDED: Final = frozenset({"SUSPENDED", "STOPPED"})
+REQUEUE_REASON: Final = "was put back into the queue on its cluster, and nothing runs twice"
+SUSPEND_REASON: Final = "is suspended on its cluster, where an administrator can resume it"
+_ENDS: Final = {
+    "OUT_OF_MEMORY": "used more memory than it had asked for, and was ended",
+    "BOOT_FAIL": "its node did not start",
+    "REQUEUED": REQUEUE_REASON,
+}
 
 
 def attempt_state(job: SlurmJob) -> AttemptState:
     """Return where a job is; one that still holds its nodes is running, however it ended."""
     if "COMPLETING" in job.states:
         return AttemptState.RUNNING
+    if "PENDING" in job.states:
+        return AttemptState.QUEUED
     if "FAILED" in job.states and job.exit_status.code == SECOND_RUN:
         return AttemptState.NODE_FAILED
     for name, state in _BY_STATE.items():
         if name in job.states:
             return state
     return AttemptState.QUEUED if job.states & _WAITING else AttemptState.RUNNING
+
+
+def was_requeued(job: SlurmJob) -> bool:
+    """Tell whether Slurm put a job back into its queue after it had run."""
+    return job.restarts > 0 or bool(job.states & _REQUEUED)
+
+
+def is_suspended(job: SlurmJob) -> bool:
+    """Tell whether the processes of a job were stopped: nothing of it answers or ends itself."""
+    return bool(job.states & _SUSPENDED) and "COMPLETING" not in job.states
 
 
 def pending_reason(reason: str) -> str:
@@ -116,10 +138,9 @@ def pending_reason(reason: str) -> str:
 def end_reason(job: SlurmJob) -> str:
     """Return how a job ended, as a sentence without its subject."""
     state = attempt_state(job)
-    if "OUT_OF_MEMORY" in job.states:
-        return "used more memory than it had asked for, and was ended"
-    if "BOOT_FAIL" in job.states:
-        return "its node did not start"
+    for name, words in _ENDS.items():
+        if name in job.states:
+            return words
     if job.exit_status.code == SECOND_RUN:
         return "Slurm had lost sight of it and started it again, and nothing runs twice"
     if state is AttemptState.NODE_FAILED:

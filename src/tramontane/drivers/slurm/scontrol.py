@@ -64,6 +64,11 @@ class Scontrol:
         self._commands.run("scontrol", "update", f"JobId={job_id}", f"Switches=1@{_WAIT}")
         self._commands.run("scontrol", "release", str(job_id))
 
+    def rename(self, job_id: int, name: str, comment: str) -> None:
+        """Give a job back its name and its comment."""
+        words = (f"JobName={name}", f"Comment={comment}")
+        self._commands.run("scontrol", "update", f"JobId={job_id}", *words)
+
     def drain(self, node_name: str, reason: str | None) -> None:
         """Drain a node for ``reason``, or undrain it."""
         if reason is None:

@@ -76,7 +76,7 @@ def part(record: Record, *path: str) -> object:
 def job(record: Record) -> SlurmJob:
     """Return a job of slurmctld's listing."""
     states = words(record.get("job_state"))
-    is_waiting = "PENDING" in states
+    is_waiting = "PENDING" in states and "COMPLETING" not in states
     requested = text(record.get("tres_req_str")) or text(record.get("tres_alloc_str"))
     amounts = requested if is_waiting else text(record.get("tres_alloc_str")) or requested
     cpus, memory_mb, gpus = tres_amounts(amounts)
@@ -103,6 +103,7 @@ def job(record: Record) -> SlurmJob:
         end_s=number(record.get("end_time")) or 0,
         time_limit_min=number(record.get("time_limit")),
         exit_status=_exit_status(record.get("exit_code")),
+        restarts=number(record.get("restart_cnt")) or 0,
     )
 
 
@@ -139,6 +140,7 @@ def accounted(record: Record) -> SlurmJob:
         end_s=number(part(record, "time", "end")) or 0,
         time_limit_min=number(part(record, "time", "limit")),
         exit_status=_exit_status(record.get("exit_code")),
+        suspended_s=number(part(record, "time", "suspended")) or 0,
     )
 
 

@@ -25,7 +25,10 @@ class SlurmJob:
 
     ``states`` are upper-case words, the base state among them (``RUNNING``, ``COMPLETING``).
     ``start_s`` of a pending job is Slurm's estimate. ``time_limit_min`` None: unlimited, or not
-    told. Amounts are those of all its nodes.
+    told. Amounts are those of all its nodes. ``end_s`` of a running job is when its time is over.
+    ``restarts`` is how often Slurm put it back into the queue after it had run, ``suspended_s`` for
+    how long accounting says that it was suspended. ``is_renamed``: its name or comment is not what
+    it was submitted with; both are told as they were then.
     """
 
     job_id: int
@@ -48,6 +51,9 @@ class SlurmJob:
     end_s: int = 0
     time_limit_min: int | None = None
     exit_status: ExitStatus = ExitStatus()
+    restarts: int = 0
+    suspended_s: int = 0
+    is_renamed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
