@@ -6,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -18,10 +20,12 @@ from tests.support.waiting import until
 from tramontane.dev.slurm.cluster import SlurmCluster
 from tramontane.dev.slurm.config import ClusterConfig
 from tramontane.dev.slurm.processes import SlurmClusterError
+from tramontane.runtime.clusters import slurm_clusters
 
 pytestmark = pytest.mark.slow
 
 START_S_MAX = 60  # 3 s on a quiet machine
+UP_S_MAX = 15  # of the command
 SMALL = ClusterConfig(racks=1, nodes_per_rack=1, gpus=1)
 CHILD = """
 import sys, time
@@ -198,6 +202,47 @@ def test_nothing_outlives_its_parent(number: int) -> None:
         assert len(processes_of(folder)) > 7
         child.send_signal(number)
     until(lambda: not processes_of(folder) and not folder.exists(), "the end of everything")
+
+
+def test_the_command_is_up_in_time_and_takes_all_of_it_away(tmp_path: Path) -> None:
+    words = ("dev", "slurm", "--racks", "2", "--nodes-per-rack", "2", "--gpus", "4")
+    for tries_left in (2, 1, 0):  # other tests may keep the machine busy
+        began_at = time.monotonic()
+        with subprocess.Popen(
+            [sys.executable, "-m", "tramontane.main", *words],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+        ) as command:
+            assert command.stdout is not None
+            told = "".join(
+                iter(command.stdout.readline, "Ctrl-C ends the cluster with all its jobs.\n")
+            )
+            took_s = time.monotonic() - began_at
+            conf = Path(told.partition("export SLURM_CONF=")[2].split()[0])
+            environment = {**os.environ, "SLURM_CONF": str(conf)}
+            form = ("sinfo", "--noheader", "--Node", "--format=%N %T %G")
+            shown = subprocess.run(
+                form, env=environment, capture_output=True, text=True, check=True
+            )
+            section = tomllib.loads(
+                textwrap.dedent(told.partition("tramontane.toml:\n")[2].partition("Logs:")[0])
+            )
+            command.send_signal(signal.SIGINT)
+            last = command.stdout.read()
+        assert command.returncode == 0
+        assert "is stopped" in last
+        assert [line.split() for line in shown.stdout.splitlines()] == [
+            [name, "idle", "gpu:gb200:4"] for name in ("r1n1", "r1n2", "r2n1", "r2n2")
+        ]
+        (settings,) = slurm_clusters(section["slurm"], "the page", tmp_path)
+        assert (settings.name, settings.slurm_conf) == ("dev", conf)
+        folder = conf.parent.parent
+        assert processes_of(folder) == []
+        assert not folder.exists()
+        if took_s < UP_S_MAX:
+            break
+        assert tries_left, f"it took {took_s:.1f} s"
 
 
 def test_a_kept_folder_holds_the_logs_and_is_taken_again() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.planning import PROJECT, VERSION, TinyRecipe, plant
+from tests.support.planning import PROJECT, VERSION, TinyRecipe, plant, replica_of
 from tests.support.slurm_driver import SlurmWorld, open_world
 from tests.support.waiting import until
 from tramontane.dev.slurm.cluster import SlurmCluster
@@ -16,11 +16,12 @@ from tramontane.domain.deployment import Deployment, DeploymentSpec
 from tramontane.domain.launch import HEAD, RANK, LaunchSpec
 from tramontane.domain.replica import Replica, ReplicaStatus
 from tramontane.domain.resources import Resources
+from tramontane.reconcilers.health import HealthReconciler
 from tramontane.reconcilers.replicas import ReplicaReconciler
 from tramontane.reconcilers.routes import RouteReconciler
 from tramontane.runtime.clock import SystemClock, SystemIds
 from tramontane.store import deployments, fleet, replicas
-from tramontane.store.db import Database
+from tramontane.store.db import Database, Transaction
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -108,6 +109,51 @@ def test_a_replica_on_two_nodes_of_a_rack_is_lost_with_its_peer_and_placed_anew(
         assert not lost.holds_capacity
     finally:
         slurm.heal()
+
+
+def test_a_node_on_which_things_keep_failing_is_drained_in_slurm_with_the_evidence(
+    slurm: SlurmCluster, world: SlurmWorld, sqlite_database: Database
+) -> None:
+    steered = Steered(world, sqlite_database, Resources(1_000, 64 << 20), nodes=1)
+    steered.until(steered.ready, "a replica, and the nodes")
+    clock = SystemClock()
+    other = replace(steered.wanted, id=SystemIds().new("dep"), name="other")
+    now_ms = clock.now_ms()
+
+    def fail(tx: Transaction) -> list[Replica]:
+        deployments.insert(tx, other)
+        bad = next(node for node in fleet.list_nodes(tx) if node.name == "r2n2")
+        made = [
+            replica_of(
+                number,
+                owner,
+                ReplicaStatus.FAILED,
+                cluster_id=bad.cluster_id,
+                node_id=bad.id,
+                reason="engine exited with status 1: 'out of memory'; $(reboot)",
+                changed_at_ms=now_ms + number * 60_000,
+            )
+            for number, owner in enumerate((steered.wanted, other, other), 1)
+        ]
+        for replica in made:
+            replicas.insert(tx, replica)
+        return made
+
+    failed = sqlite_database.write(fail)
+    health = HealthReconciler(
+        sqlite_database, {"alps": world.driver}, clock, failures_max=len(failed)
+    )
+    health.step()
+    try:
+        shown = slurm.run("scontrol", "--oneliner", "show", "node", "r2n2")
+        assert "DRAIN" in shown
+        assert f"Reason=drained by Tramontane: the last {len(failed)} on it failed" in shown
+        for replica in failed:
+            assert f"{replica.id}: engine exited with status 1" in shown
+        others = slurm.run("sinfo", "-h", "--states=drain", "--format=%N").split()
+        assert others == ["r2n2"]
+    finally:
+        world.driver.set_drained("r2n2", None)
 
 
 def test_before_its_walltime_ends_a_replica_has_a_successor(

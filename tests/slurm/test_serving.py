@@ -1,12 +1,16 @@
 """Serving on Slurm: two replicas on two nodes, called, metered, scaled, rolled and drained."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.clients.conftest import scenario
 from tests.support import client_envs
+from tests.support.cli import python_environment
 from tests.support.slurm_system import (
     CLUSTER,
     jobs_of,
@@ -17,7 +21,7 @@ from tests.support.slurm_system import (
     settled,
 )
 from tests.support.steady_load import SteadyLoad, failures, told
-from tests.support.system import DEMO, System
+from tests.support.system import DEMO, System, running
 from tests.support.waiting import until
 from tramontane.dev.slurm.cluster import SlurmCluster
 
@@ -42,6 +46,61 @@ def test_two_replicas_run_on_two_nodes_under_the_tenants_user(
         assert job["node"] == names[replica["node_id"]]
     (cluster,) = system.pages("/clusters")
     assert (cluster["name"], cluster["driver"]) == (CLUSTER, "slurm")
+
+
+def test_sites_racks_nodes_and_devices_are_those_of_slurm(
+    system: System, slurm: SlurmCluster
+) -> None:
+    config = slurm.config
+    (site,) = system.cloud("GET", "/sites")["data"]
+    told = (site["name"], site["country"], site["clusters"], site["racks"], site["nodes"])
+    assert told == ("test", "FR", [CLUSTER], 2, 4)
+    assert site["devices"] == 4 * config.gpus
+    found = {node["name"]: node for node in system.pages("/nodes")}
+    assert {name: node["rack"] for name, node in found.items()} == {
+        name: rack for rack, names in slurm.racks.items() for name in names
+    }
+    for node in found.values():
+        assert [it["name"] for it in node["devices"]] == [config.gpu_type] * config.gpus
+        assert node["capacity"] == {
+            "cpu_millicores": config.cpus_per_node * 1_000,
+            "memory_bytes": config.memory_mb << 20,
+            "devices": config.gpus,
+        }
+
+
+JOB_FILE = """\
+name: anywhere
+script: |
+  cat input.txt
+  echo "$GREETING from node $NODE_RANK of $NNODES, attempt $TRAMONTANE_ATTEMPT_NUMBER"
+  touch "$TRAMONTANE_CHECKPOINT_DIR/seen" && ls "$TRAMONTANE_CHECKPOINT_DIR"
+cpus: 0.5
+memory: 64MiB
+time_limit: 1m
+environment: {GREETING: "it's me"}
+files: {input.txt: data.txt}
+"""
+
+
+def test_one_job_file_runs_on_slurm_and_on_one_machine(system: System, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(JOB_FILE)
+    (tmp_path / "data.txt").write_text("forty-two\n")
+
+    def run(where: System) -> str:
+        environment = python_environment() | {
+            "TRAMONTANE_BASE_URL": where.base_url,
+            "TRAMONTANE_API_KEY": where.api_key,
+        }
+        words = [sys.executable, "-m", "tramontane.main", "jobs", "submit", "job.yaml", "--follow"]
+        done = subprocess.run(
+            words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    with running(tmp_path / "home") as local:
+        assert run(local) == run(system) == "forty-two\nit's me from node 0 of 1, attempt 1\nseen\n"
 
 
 @pytest.mark.parametrize("client", ["openai-1", "openai-3", "mistralai-1", "mistralai-3"])
