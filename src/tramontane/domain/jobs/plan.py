@@ -40,6 +40,8 @@ QUEUED_MAX: Final = 1_000
 _QUEUED: Final = frozenset({AttemptStatus.PENDING, AttemptStatus.QUEUED})
 # A job that was asked to end and does not is ended at once, this long after its grace.
 CANCEL_MS_MAX: Final = 60_000
+# How a runner leaves that was asked to end (128 + SIGTERM), and what dies of SIGTERM itself.
+_ASKED_TO_END: Final = frozenset({143, -15})
 _ORDER: Final = {name: rank for rank, name in enumerate(PriorityClass)}
 
 
@@ -92,8 +94,16 @@ def _turn(job: Job) -> tuple[int, int, str]:
 def _cancelled(
     job: Job, attempt: Attempt, now: Attempt, sightings: Sightings, now_ms: int
 ) -> Attempt:
-    """Return the attempt as over when its job is to end and its cluster never showed it."""
-    if job.cancelled_at_ms is None or now.status.is_over:
+    """Return the attempt as over when its job is to end and its cluster never showed it.
+
+    A runner that hears of it first ends its command by itself; what its cluster then calls a
+    failure is none, of the job or of the node.
+    """
+    if job.cancelled_at_ms is None or attempt.status.is_over:
+        return now
+    if now.status is AttemptStatus.FAILED and now.exit_code in _ASKED_TO_END:
+        return replace(now, status=AttemptStatus.CANCELLED, reason="ended as asked")
+    if now.status.is_over:
         return now
     if sightings.is_waiting_to_be_listed(attempt):
         return ended(now, AttemptStatus.CANCELLED, "cancelled before it started", now_ms)
