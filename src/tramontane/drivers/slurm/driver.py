@@ -362,6 +362,8 @@ class SlurmDriver:
         for id_, entry in entries.items():
             if jobs.waits_for_rack(entry.job):
                 self._release(id_, entry.job)
+            if entry.job.is_renamed and not entry.is_over:
+                self._name_again(id_, entry.job)
         return entries
 
     def _resolve(self, missing: Sequence[str], entries: Mapping[str, Entry]) -> None:
@@ -380,13 +382,17 @@ class SlurmDriver:
                 log.warning("%s: Slurm lost job %d of %s", self._cluster, entry.job.job_id, id_)
                 self._known.learn(id_, lost(entry.job, self._clock.now_ms() // 1000), now)
 
-            if entry.job.is_renamed and not entry.is_over:
-                self._name_again(id_, entry.job)
     def _release(self, id_: str, job: SlurmJob) -> None:
         """Finish a submission that was interrupted before its rack was asked for."""
         with self._alone(id_, wait=False) as is_mine:
             if is_mine and self._is_time("release", id_, TIDY_EVERY_S):
                 self._try(lambda: self._scontrol.require_one_rack(job.job_id))
+
+    def _name_again(self, id_: str, job: SlurmJob) -> None:
+        """Undo a change of name or comment: by them a job is found after a restart, and billed."""
+        if self._is_time("name", id_, TIDY_EVERY_S):
+            log.warning("%s: job %d gets its name back: %s", self._cluster, job.job_id, id_)
+            self._try(lambda: self._scontrol.rename(job.job_id, job.name, job.comment))
 
     def _accounted(self, wanted: Sequence[str], back_s: int = ACCOUNTING_S) -> dict[str, SlurmJob]:
         """Return the jobs that slurmdbd knows by those names.
@@ -406,12 +412,6 @@ class SlurmDriver:
         return found
 
     def _note_absent(self, absent: Iterable[str]) -> None:
-    def _name_again(self, id_: str, job: SlurmJob) -> None:
-        """Undo a change of name or comment: by them a job is found after a restart, and billed."""
-        if self._is_time("name", id_, TIDY_EVERY_S):
-            log.warning("%s: job %d gets its name back: %s", self._cluster, job.job_id, id_)
-            self._try(lambda: self._scontrol.rename(job.job_id, job.name, job.comment))
-
         now = time.monotonic()
         with self._lock:
             kept = {id_: at for id_, at in self._absent_at.items() if now - at < ABSENT_S}
