@@ -7,17 +7,27 @@ from typing import Any
 import pytest
 
 from tests.drivers.test_slurm_parts import ATT, REP, RUNNING, WAITING, in_state
-from tramontane.domain.jobs.attempt import AttemptState
+from tests.drivers.test_slurm_script import (
+    ATTEMPT,
+    JOB,
+    OFFICE,
+    SETTINGS,
+    attempt,
+    order_of,
+    replica,
+)
+from tramontane.domain.jobs.attempt import AttemptState, Topology
+from tramontane.domain.launch import Tenancy
 from tramontane.domain.quotas.accounts import Account, AccountPolicy, Membership, Qos
 from tramontane.domain.resources import Resources
 from tramontane.drivers.base import DriverUnavailableError
-from tramontane.drivers.slurm import jobs
+from tramontane.drivers.slurm import jobs, orders
 from tramontane.drivers.slurm.accounts import SlurmAccounts
 from tramontane.drivers.slurm.commands import Commands
 from tramontane.drivers.slurm.dialects import reading
 from tramontane.drivers.slurm.dialects.amounts import memory_mb, tres_amounts
 from tramontane.drivers.slurm.dialects.hostlist import NODES_MAX, expand
-from tramontane.drivers.slurm.dialects.records import ExitStatus
+from tramontane.drivers.slurm.dialects.records import ExitStatus, SlurmNode, SlurmPartition
 from tramontane.drivers.slurm.reasons import attempt_state, end_reason, is_suspended, was_requeued
 from tramontane.runtime.clock import ManualClock
 
@@ -242,6 +252,73 @@ def test_only_replicas_and_what_gives_way_hold_room() -> None:
     assert jobs.held_by([replace(WAITING, qos="spot", nodes=("n1",))], "spot") == {}
     share = Resources(2_000, 100 << 20, 4)
     assert jobs.held_by([spot], "spot") == {"r1n1": share, "r1n2": share}
+
+
+# Orders
+
+
+def test_an_order_asks_for_whole_units_and_never_for_more_time_than_there_is() -> None:
+    made = order_of(attempt([], resources=Resources(1, 1, 0)))
+    assert (made.cpus, made.memory_mb, made.gpus) == (1, 1, 0)
+    made = order_of(attempt([], resources=Resources(2_000, 2 << 20, 0)))
+    assert (made.cpus, made.memory_mb) == (2, 2)
+    made = order_of(attempt([], resources=Resources(2_001, (2 << 20) + 1, 0)))
+    assert (made.cpus, made.memory_mb) == (3, 3)
+    assert order_of(attempt([], time_limit_s=30, grace_s=30)).time_limit_min == 1
+    assert order_of(attempt([], time_limit_s=31, grace_s=30)).time_limit_min == 2
+    assert order_of(attempt([], grace_s=65_001)).grace_s == 65_000
+    partition = SlurmPartition("main", is_default=True, max_time_min=60, max_nodes=None)
+    whole, _ = orders.attempt_order(OFFICE, ATTEMPT, attempt([], time_limit_s=3_600), partition)
+    assert whole.time_limit_min == 60, "the grace is Slurm's to give"
+    with pytest.raises(ValueError, match="longer than the 60 min"):
+        orders.attempt_order(OFFICE, ATTEMPT, attempt([], time_limit_s=3_601), partition)
+    with pytest.raises(ValueError, match="'rep_x' is not a job id"):
+        order_of(attempt([], job_id="rep_x"))
+    kept, _ = orders.replica_order(OFFICE, REP, ("n1",), replica(drain_timeout_s=70_000), None)
+    assert kept.grace_s == 65_000
+
+
+def test_one_node_is_in_one_rack_and_spread_over_none() -> None:
+    for topology in (Topology.RACK, Topology.SPREAD):
+        alone = order_of(attempt([], nodes=1, topology=topology))
+        assert (alone.in_one_rack, alone.is_spread) == (False, False)
+        assert "srun" not in alone.script
+
+
+def test_a_node_that_is_exactly_large_enough_fits() -> None:
+    order = order_of(attempt([], resources=Resources(8_000, 4_000 << 20, 4)))
+    node = SlurmNode("n1", frozenset(), "", frozenset(), 8, 4_000, (("x", 3), ("y", 1)), 0, 0, 0)
+    assert orders.fits(order, node)
+    for lack in ({"cpus": 7}, {"memory_mb": 3_999}, {"gpus": (("x", 3),)}):
+        assert not orders.fits(order, replace(node, **lack))
+
+
+def test_the_installations_own_work_needs_a_default_user() -> None:
+    with pytest.raises(ValueError, match="no Unix user runs the installation's own work on alps"):
+        order_of(attempt([], tenancy=None))
+    own = replace(SETTINGS, default_user="svc", account="ops")
+    order = order_of(attempt([], tenancy=None), replace(OFFICE, settings=own))
+    assert order.account == "ops"
+    assert order.folder.startswith(f"/shared/it's here/svc/jobs/{JOB}/")
+
+
+def test_what_is_submitted_is_known_as_it_will_be_listed() -> None:
+    order = order_of(attempt([], nodes=2))
+    job = orders.submitted(order, 9, "acme-lab", 1_234)
+    assert (job.job_id, job.name, job.user, job.node_count) == (9, ATTEMPT, "acme-lab", 2)
+    assert (job.comment, job.folder, job.qos) == (order.comment, order.folder, "tmt_spot")
+    assert (job.submit_s, job.time_limit_min) == (1_234, order.time_limit_min)
+    assert attempt_state(job) is AttemptState.QUEUED
+    assert jobs.ours([job], "ins_aaaaaaaaaaaaaaaaaaaa", {"acme-lab"}) == {ATTEMPT: (job,)}
+
+
+def test_a_jobs_folder_is_looked_for_with_its_own_user_first() -> None:
+    settings = replace(SETTINGS, default_user="aaa")
+    places = orders.job_places(settings, JOB, Tenancy("acme", "shop"))
+    assert [place[0] for place in places] == ["acme-svc", "aaa", "acme-lab"]
+    assert {place[1:] for place in places} == {("jobs", JOB)}
+    places = orders.job_places(SETTINGS, JOB, Tenancy("bank", "x"))
+    assert [place[0] for place in places] == ["acme-lab", "acme-svc"]
 
 
 # Accounts, read from what sacctmgr and scontrol print (Slurm 22.05)
