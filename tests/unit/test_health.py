@@ -53,6 +53,7 @@ def drained(nodes: Sequence[Node], found: Sequence[Ending], failures_max: int = 
         (("b", "a", "a", "a"), []),  # the last three are what counts
         (("a", "b", "+", "a"), []),
         (("a", "b", "a", "+"), []),
+        (("a", "+", "a", "b"), []),  # what worked is no failure itself
     ],
 )
 def test_so_many_failures_in_a_row_of_more_than_one_owner(
@@ -74,6 +75,14 @@ def test_one_loss_of_a_node_is_one_failure_whatever_ran_there() -> None:
     assert drain.subject_ids == ("end_1_0", "end_1_0", "end_1_3")
 
 
+def test_a_loss_is_told_within_a_minute() -> None:
+    first, second = (replace(it, was_lost=True) for it in endings(1, "a", "b"))
+    for apart_ms, count in ((60_000, 1), (60_001, 2)):
+        later = replace(second, at_ms=first.at_ms + apart_ms)
+        rows = failures_in_row([first, later], fleet(1))
+        assert len(rows[first.node_id]) == count
+
+
 def test_the_reason_holds_the_evidence_and_nothing_that_was_printed() -> None:
     (drain,) = plan_drains(fleet(2), endings(1, "a", "b", "a"), 3)
     assert drain.subject_ids == ("end_1_2", "end_1_1", "end_1_0")
@@ -81,6 +90,18 @@ def test_the_reason_holds_the_evidence_and_nothing_that_was_printed() -> None:
         "drained by Tramontane: the last 3 on it failed (end_1_2: exit code 1; "
         "end_1_1: exit code 1; end_1_0: exit code 1)"
     )
+
+
+def test_the_evidence_is_short_and_there_without_a_reason() -> None:
+    first, second, third = endings(1, "a", "b", "a")
+    found = [
+        replace(first, reason=None),
+        replace(second, reason="x" * 60),
+        replace(third, reason="y" * 61),
+    ]
+    (drain,) = plan_drains(fleet(2), found, 3)
+    told = f"end_1_2: {'y' * 59}…; end_1_1: {'x' * 60}; end_1_0: no reason is known"
+    assert drain.reason.endswith(f"({told})")
 
 
 def test_a_cluster_spares_one_node_or_a_tenth_and_never_its_only_one() -> None:
@@ -111,6 +132,8 @@ def test_what_was_before_a_resume_is_no_longer_held_against_a_node() -> None:
 @pytest.mark.parametrize("status", [NodeStatus.DRAINED, NodeStatus.LOST, NodeStatus.UNKNOWN])
 def test_only_a_node_that_takes_things_is_drained(status: NodeStatus) -> None:
     nodes = [replace(node_of(1), status=status), node_of(2)]
+    assert drained(nodes, endings(1, "a", "b", "a")) == []
+    nodes = [replace(node_of(1), wanted_drain_reason="new disks"), node_of(2)]
     assert drained(nodes, endings(1, "a", "b", "a")) == []
 
 
@@ -171,13 +194,20 @@ def test_what_replicas_say_about_their_nodes() -> None:
         "was put back into the queue on its cluster, and nothing runs twice",
     ):
         assert told(replace(failed, reason=reason)) == []
-    peers = {"peer_node_ids": (typed_id(ids.NODE, 2),)}
+    peers: dict[str, Any] = {"peer_node_ids": (typed_id(ids.NODE, 2),)}
     assert told(replace(failed, **peers)) == []
     both = [("node-1", me.id, False), ("node-2", me.id, False)]
     assert told(replica_of(1, me, **peers)) == both
     assert told(replica_of(1, me, ReplicaStatus.STARTING)) == []
     stopped = replica_of(1, me, ReplicaStatus.STOPPED, ready_at_ms=NOW_MS)
     assert told(stopped) == [("node-1", me.id, False)]
+    assert told(replace(failed, reason=None)) == [("node-1", me.id, True)]
+
+
+def test_a_replica_worked_when_it_became_ready_and_while_it_did() -> None:
+    ready = replica_of(1, deployment_of(), ready_at_ms=7, changed_at_ms=9)
+    stopped = replace(ready, status=ReplicaStatus.STOPPED)
+    assert [it.at_ms for it in endings_of([ready, stopped], [], fleet(2))] == [7, 9]
 
 
 def test_what_ended_with_its_node_is_told_apart() -> None:
@@ -195,6 +225,8 @@ def test_what_attempts_say_about_their_nodes() -> None:
     assert told(attempt_of(AttemptStatus.SUCCEEDED)) == [("node-1", job, False)]
     for status in (AttemptStatus.CANCELLED, AttemptStatus.PREEMPTED, AttemptStatus.TIMED_OUT):
         assert told(attempt_of(status)) == []
+    for status in (AttemptStatus.FAILED, AttemptStatus.SUCCEEDED):
+        assert told(attempt_of(status, ended_at_ms=None)) == []
     gang = {"node_names": ("node-1", "node-2", "node-9")}
     assert told(attempt_of(AttemptStatus.FAILED, **gang)) == []
     assert [it[0] for it in told(attempt_of(AttemptStatus.SUCCEEDED, **gang))] == [
