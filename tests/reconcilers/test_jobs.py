@@ -444,21 +444,6 @@ def test_accounting_that_differs_is_told(world: World, monkeypatch: pytest.Monke
     assert attempt.device_seconds >= 8
 
 
-def test_logs_are_kept_for_a_week(world: World) -> None:
-    job = world.submit()
-    world.until_over(job)
-    world.passes(3)
-    (attempt,) = world.attempts(job)
-    world.clock.advance(6 * 86_400_000)
-    world.passes(3)
-    assert world.driver.read_log(attempt.id, 0, 0, 100)
-    world.clock.advance(86_400_000)
-    world.passes(3)
-    assert world.driver.read_log(attempt.id, 0, 0, 100) == b""
-    (attempt,) = world.attempts(job)
-    assert attempt.is_forgotten
-
-
 def test_at_rest_nothing_is_asked_or_written(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.until_over(world.submit())
     world.passes(5)

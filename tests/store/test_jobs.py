@@ -15,7 +15,7 @@ from tramontane.domain.jobs.attempt import ShippedFile, Topology
 from tramontane.domain.jobs.job import Attempt, AttemptStatus, Job, JobStatus
 from tramontane.domain.launch import PriorityClass
 from tramontane.store.db import Database, StaleError
-from tramontane.store.jobs import attempts, jobs
+from tramontane.store.jobs import attempts, jobs, retained
 from tramontane.store.jobs import tables as made
 
 FILES = (ShippedFile("a/b", "eA==", is_executable=True),)
@@ -160,7 +160,7 @@ def test_attempts_in_pages_and_by_number(populated: Database) -> None:
     assert read(populated, attempts.get_numbered, job.id, 2, None) is None
 
 
-def test_what_is_live_unaccounted_and_forgettable(populated: Database) -> None:
+def test_what_is_live_and_unaccounted(populated: Database) -> None:
     job, over = job_of(1), job_of(2, status=JobStatus.FAILED)
     put(populated, job, over)
     live = attempt_of(job)
@@ -169,9 +169,6 @@ def test_what_is_live_unaccounted_and_forgettable(populated: Database) -> None:
     try_on(populated, live, ended, counted)
     assert read(populated, attempts.list_live) == [live]
     assert {a.id for a in read(populated, attempts.list_unaccounted)} == {live.id, ended.id}
-    assert read(populated, attempts.list_forgettable, NOW_MS) == [counted]
-    populated.write(lambda tx: attempts.note_forgotten(tx, [counted.id]))
-    assert read(populated, attempts.list_forgettable, NOW_MS) == []
     assert read(populated, attempts.list_among, {live.id, "att_x"}) == [live]
     (holding,) = read(populated, attempts.holdings)
     assert (holding.attempt_id, holding.node_id) == (live.id, live.node_id)
@@ -202,7 +199,17 @@ READS: dict[str, Any] = {
     "attempts of a job": lambda tx: attempts.list_of(tx, job_of().id),
     "live attempts": attempts.list_live,
     "unaccounted attempts": attempts.list_unaccounted,
-    "forgettable attempts": lambda tx: attempts.list_forgettable(tx, NOW_MS),
+    "unexpired jobs": lambda tx: retained.list_unexpired(
+        tx, ended_before_ms=NOW_MS, after=(1, job_of().id), limit=9
+    ),
+    "expired jobs": lambda tx: retained.list_expired(
+        tx, cluster_id=CLUSTER, after=(1, job_of().id), limit=9
+    ),
+    "jobs without files": lambda tx: retained.list_without_files(
+        tx, ended_before_ms=NOW_MS, after=(1, job_of().id), limit=9
+    ),
+    "settled": lambda tx: retained.is_settled(tx, job_of().id),
+    "ids of attempts": lambda tx: retained.attempt_ids(tx, job_of().id),
     "one attempt of a job": lambda tx: attempts.get_numbered(tx, job_of().id, 0, None),
     "wanted": lambda tx: attempts.is_wanted(tx, "att_x"),
 }

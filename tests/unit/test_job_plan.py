@@ -388,12 +388,6 @@ def test_device_seconds_are_rounded_once(devices: int, ms: int, expected: int) -
     assert device_seconds(devices, None, NOW_MS) == 0
 
 
-def test_old_logs_are_forgotten() -> None:
-    over = attempt_of(job_of(), AttemptStatus.SUCCEEDED)
-    plan = plan_of(attempts=[over], forgettable=frozenset({over.id}))
-    assert plan.calls == (ForgetAttempt(CLUSTER_ID, over.id),)
-
-
 def test_nothing_to_do_is_an_empty_plan() -> None:
     job = job_of(status=JobStatus.RUNNING, cluster_id=CLUSTER_ID, started_at_ms=5)
     running = attempt_of(job, node_names=("node-1",), started_at_ms=5)

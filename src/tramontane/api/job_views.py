@@ -3,12 +3,13 @@
 from dataclasses import asdict
 
 from tramontane.domain.jobs import job as domain
+from tramontane.domain.jobs.retention import Retention
 from tramontane.wire import cloud_jobs as wire
 from tramontane.wire.cloud_replies import Resources
 
 
-def job(value: domain.Job) -> wire.Job:
-    """Return the view of a job: of its environment the names only."""
+def job(value: domain.Job, retention: Retention) -> wire.Job:
+    """Return the view of a job: of its environment the names only, and how long it is kept."""
     spec = value.spec
     return wire.Job(
         id=value.id,
@@ -34,6 +35,8 @@ def job(value: domain.Job) -> wire.Job:
         created_at_ms=value.created_at_ms,
         started_at_ms=value.started_at_ms,
         ended_at_ms=value.ended_at_ms,
+        files_kept_until_ms=retention.files_kept_until_ms(value),
+        files_removed_at_ms=value.files_removed_at_ms,
     )
 
 

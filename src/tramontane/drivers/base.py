@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from tramontane.domain.jobs.attempt import AttemptRecord, JobLaunch
-from tramontane.domain.launch import LaunchSpec
+from tramontane.domain.launch import LaunchSpec, Tenancy
 from tramontane.domain.observation import ClusterView
 
 
@@ -58,6 +58,15 @@ class Driver(Protocol):
 
     def forget(self, id_: str) -> None:
         """Drop what is kept of an ended replica or attempt: its report and its logs."""
+        ...
+
+    def remove_job(self, job_id: str, attempt_ids: Sequence[str], tenancy: Tenancy) -> bool:
+        """Remove all files of a job that is over, a bounded piece of them at a time.
+
+        Those are what its commands left, its checkpoints, and what is kept of ``attempt_ids``, all
+        of its attempts, which are never started again. Returns whether nothing is left; call it
+        again until then. `DriverUnavailableError` while one of them lives.
+        """
         ...
 
     def logs(self, id_: str, lines_max: int) -> list[str]:

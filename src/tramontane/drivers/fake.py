@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 from tramontane.domain.fleet import Device
 from tramontane.domain.jobs.attempt import AttemptRecord, JobLaunch
-from tramontane.domain.launch import LaunchSpec
+from tramontane.domain.launch import LaunchSpec, Tenancy
 from tramontane.domain.observation import (
     ClusterView,
     NodeObservation,
@@ -181,6 +181,15 @@ class FakeDriver:
     def forget(self, id_: str) -> None:
         """Drop what is kept of an ended process or attempt."""
         self._call(None, lambda: self._forget(id_))
+
+    def remove_job(self, job_id: str, attempt_ids: Sequence[str], tenancy: Tenancy) -> bool:
+        """Remove a piece of what the job keeps, unless one of its attempts lives."""
+        del tenancy  # one folder for all
+        self._call(None, lambda: self.attempts.remove_job(job_id, attempt_ids))
+        with self._lock:
+            if self.attempts.lives(job_id):
+                raise DriverUnavailableError(f"an attempt at {job_id} still runs")
+            return self.attempts.pieces[job_id] == 0
 
     def account(self, attempt_ids: Sequence[str]) -> Mapping[str, AttemptRecord]:
         """Return what is known of those attempts that are over; no answer during a silence."""

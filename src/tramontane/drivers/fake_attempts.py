@@ -55,7 +55,8 @@ class FakeAttempts:
 
     Where the cluster queues, they start ``queue_ms`` after they were submitted, on nodes of its
     choice. ``starts`` counts, per id, how often one was really started; more than once is a bug
-    of whoever called. ``faults`` returns the faults of the driver.
+    of whoever called. ``pieces`` is how much a job keeps: so many calls of `remove_job` remove
+    it. ``faults`` returns the faults of the driver.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class FakeAttempts:
         queue_ms: int = QUEUE_MS,
     ) -> None:
         self.starts: Counter[str] = Counter()
+        self.pieces: Counter[str] = Counter()
         self._clock = clock
         self._random = chance
         self._node_names = node_names
@@ -92,6 +94,7 @@ class FakeAttempts:
     def spawn(self, attempt_id: str, launch: JobLaunch, node_name: str | None) -> None:
         """Really start it."""
         self.starts[attempt_id] += 1
+        self.pieces[launch.job_id] = max(1, self.pieces[launch.job_id])
         number = self.starts.total()
         starts_at_ms = self._clock.now_ms() + self._queue_ms
         quarter = self._run_ms // 4
@@ -140,6 +143,19 @@ class FakeAttempts:
         attempt = self._attempts.get(attempt_id)
         if attempt is not None and attempt.state_at(self._clock.now_ms()).is_over:
             self._forgotten.add(attempt_id)
+
+    def lives(self, job_id: str) -> bool:
+        """Tell whether something of the job may still run."""
+        now_ms = self._clock.now_ms()
+        its = (it for it in self._attempts.values() if it.launch.job_id == job_id)
+        return any(not it.state_at(now_ms).is_over for it in its)
+
+    def remove_job(self, job_id: str, attempt_ids: Collection[str]) -> None:
+        """Remove a piece of what the job keeps, if nothing of it lives."""
+        if self.lives(job_id):
+            return
+        self._forgotten.update(id_ for id_ in attempt_ids if id_ in self._attempts)
+        self.pieces[job_id] = max(0, self.pieces[job_id] - 1)
 
     def lose_node(self, node_name: str) -> None:
         """End what runs on the node."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from tramontane.domain.jobs.attempt import AttemptRecord, JobLaunch
-from tramontane.domain.launch import LaunchSpec
+from tramontane.domain.launch import LaunchSpec, Tenancy
 from tramontane.domain.observation import ClusterView, Unreachable
 from tramontane.drivers.base import Driver
 
@@ -62,6 +62,10 @@ class PatientDriver:
     def forget(self, id_: str) -> None:
         """Drop what is kept of what ended."""
         self._driver.forget(id_)
+
+    def remove_job(self, job_id: str, attempt_ids: Sequence[str], tenancy: Tenancy) -> bool:
+        """Remove a piece of an ended job's files."""
+        return self._driver.remove_job(job_id, attempt_ids, tenancy)
 
     def logs(self, id_: str, lines_max: int) -> list[str]:
         """Return the last lines."""

@@ -20,7 +20,7 @@ from typing import Final
 
 from tramontane.domain import ids
 from tramontane.domain.jobs.attempt import AttemptObservation, AttemptRecord, JobLaunch
-from tramontane.domain.launch import LaunchSpec
+from tramontane.domain.launch import LaunchSpec, Tenancy
 from tramontane.domain.observation import (
     ClusterView,
     NodeObservation,
@@ -35,13 +35,21 @@ from tramontane.drivers.base import DriverUnavailableError
 from tramontane.drivers.process_attempts import AttemptFolders, Entry, observed, recorded
 from tramontane.drivers.process_node import NvidiaDevices, machine_capacity
 from tramontane.drivers.process_runs import Run, write_private
-from tramontane.drivers.process_scan import INSTALLATION_ENV, Process, ProcessScan, send
+from tramontane.drivers.process_scan import (
+    INSTALLATION_ENV,
+    Process,
+    ProcessScan,
+    is_alive,
+    send,
+)
 from tramontane.runner import linux, output
 from tramontane.runner.attempt import ATTEMPT_ENV
 from tramontane.runner.replica import REPLICA_ENV
 from tramontane.runtime.clock import Clock, SystemClock
+from tramontane.runtime.in_time import InTime
 
 START_TIMEOUT_S: Final = 20  # a runner reports after 0.1 s; a machine at its limits takes longer
+REMOVAL_S: Final = 10.0  # of one piece of a job's files: milliseconds, unless its disk hangs
 LOG_LINES_MAX: Final = 10_000
 LOG_BYTES_MAX: Final = 4 << 20
 # All that a runner and its engine inherit: never a key of the operator's shell.
@@ -80,6 +88,8 @@ class ProcessDriver:
         self._capacity = capacity
         self._scan = ProcessScan(installation_id)
         self._nvidia = NvidiaDevices(self._clock)
+        self._removal = InTime(str(self._attempts.root), REMOVAL_S)
+        self._over: dict[str, AttemptObservation] = {}
 
     def view(self) -> ClusterView:
         """Return this machine and every process of ours on it.
@@ -90,6 +100,8 @@ class ProcessDriver:
             # Processes first: a runner that ends in between has then left its last report.
             processes = self._scan.run()
             names = {*self._replica_ids(), *self._attempts.ids(), *processes}
+            if len(self._over) > len(names):
+                self._over = {id_: it for id_, it in self._over.items() if id_ in names}
             replicas: list[Observation] = []
             attempts: list[AttemptObservation] = []
             for name in sorted(names):
@@ -161,6 +173,19 @@ class ProcessDriver:
                 self._attempts.drop(id_)
         except OSError as error:
             msg = f"cannot forget {id_}: {error.strerror}"
+            raise DriverUnavailableError(msg) from error
+
+    def remove_job(self, job_id: str, attempt_ids: Sequence[str], tenancy: Tenancy) -> bool:
+        """Remove a piece of the job's folder and all that is noted of its attempts."""
+        del tenancy  # one folder for all
+        try:
+            processes = self._scan.run()
+            for attempt_id in attempt_ids:
+                if any(is_alive(process) for process in processes.get(attempt_id, ())):
+                    raise DriverUnavailableError(f"{attempt_id} of {job_id} still runs")
+            return self._removal.run(lambda: self._attempts.remove_job(job_id, attempt_ids))
+        except OSError as error:
+            msg = f"cannot remove the files of {job_id}: {error.strerror}"
             raise DriverUnavailableError(msg) from error
 
     def logs(self, id_: str, lines_max: int) -> list[str]:
@@ -264,13 +289,18 @@ class ProcessDriver:
         self, id_: str, processes: list[Process]
     ) -> Observation | AttemptObservation | None:
         """Return what is known of one id; None when it was prepared but never started."""
+        if not processes and id_ in self._over:
+            return self._over[id_]  # an end is final
         found = self._attempts.find(id_) if ids.prefix_of(id_) == ids.ATTEMPT else None
         run, entry = found or (self._run_of(id_), _UNKNOWN)
         report = process_runs.report_of(run, processes, self._scan, self._clock.now_ms())
         if report is None:
             return None
         if run.is_attempt:
-            return observed(id_, entry, report, self._node_name)
+            seen = observed(id_, entry, report, self._node_name)
+            if seen.state.is_over and not processes:
+                self._over[id_] = seen
+            return seen
         return Observation(
             replica_id=id_,
             node_name=self._node_name,

@@ -7,10 +7,11 @@ attempts of the job share. ``HOME/attempts/<attempt>`` says which job that is.
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from tramontane.domain import ids
 from tramontane.domain.jobs.attempt import (
@@ -21,6 +22,9 @@ from tramontane.domain.jobs.attempt import (
 )
 from tramontane.domain.observation import RunState
 from tramontane.drivers.process_runs import Report, Run, write_private
+from tramontane.runtime.tenant_trees import remove_piece
+
+LEAVING: Final = ".removed-"  # a job's folder that is being removed
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,30 @@ class AttemptFolders:
     def drop(self, attempt_id: str) -> None:
         """Forget that there was such an attempt; what its job keeps stays."""
         (self._entries / attempt_id).unlink(missing_ok=True)
+
+    def remove_job(self, job_id: str, attempt_ids: Iterable[str]) -> bool:
+        """Remove a piece of all that the job keeps; tell whether nothing is left. Raises OSError.
+
+        It leaves its place at once, so that nothing ever sees half of it.
+        """
+        if ids.prefix_of(job_id) != ids.JOB:
+            msg = f"{job_id!r} is no job"
+            raise ValueError(msg)
+        try:
+            jobs = os.open(self._jobs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return True
+        leaving = LEAVING + job_id
+        try:
+            if not remove_piece(jobs, leaving):
+                return False
+            with suppress(FileNotFoundError):
+                os.rename(job_id, leaving, src_dir_fd=jobs, dst_dir_fd=jobs)
+            for attempt_id in attempt_ids:
+                self.drop(attempt_id)
+            return remove_piece(jobs, leaving)
+        finally:
+            os.close(jobs)
 
     def relative_dir(self, run: Run) -> str:
         """Return the run directory as a path below the jobs' folder."""

@@ -24,6 +24,7 @@ from fastapi import FastAPI
 import tramontane
 from tramontane.api.app import create_app
 from tramontane.api.revision_watch import RevisionWatch
+from tramontane.domain.jobs.retention import Retention, retention_of_days
 from tramontane.domain.launch import PYTHON
 from tramontane.domain.refusal import RefusedError
 from tramontane.domain.replica import Replica
@@ -43,6 +44,7 @@ from tramontane.reconcilers.accounts import INTERVAL_S, AccountsReconciler
 from tramontane.reconcilers.autoscale import AutoscaleReconciler
 from tramontane.reconcilers.health import HealthReconciler
 from tramontane.reconcilers.jobs.reconciler import JobReconciler
+from tramontane.reconcilers.jobs.retention import RetentionReconciler
 from tramontane.reconcilers.loop import Loop
 from tramontane.reconcilers.metering import MeteringReconciler
 from tramontane.reconcilers.replicas import ReplicaReconciler
@@ -68,6 +70,9 @@ _METERING_INTERVAL_S: Final = 5.0
 _ROUTES_INTERVAL_S: Final = 2.0
 # A response whose gateway is gone is told as failed this much after the silence that proves it.
 _RESPONSES_INTERVAL_S: Final = 5.0
+# What was kept long enough goes this much later; a deleted job's files at once.
+_RETENTION: Final = "retention"
+_RETENTION_INTERVAL_S: Final = 15.0
 # A wish to drain or resume a node is carried out within this.
 _HEALTH_INTERVAL_S: Final = 2.0
 _FINISH_REQUESTS_S: Final = 5
@@ -174,6 +179,8 @@ class _ControlPlane:
             *self._account_loops(clusters.accounts, holder),
         )
         self._services = make_services(
+            retention=_retention_of(settings),
+            wake_retention=self._wake_retention,
             db=db,
             clock=self._clock,
             ids=ids,
@@ -258,7 +265,11 @@ class _ControlPlane:
             self._clock,
             failures_max=self._settings.node_failures_max,
         )
+        retention = RetentionReconciler(
+            self._db, self._drivers, self._clock, _retention_of(self._settings)
+        )
         return (
+            self._loop(_RETENTION, retention.step, _RETENTION_INTERVAL_S, holder),
             self._loop("health", health.step, _HEALTH_INTERVAL_S, holder),
             self._loop("metering", metering.step, _METERING_INTERVAL_S, holder),
             self._loop("responses", responses.step, _RESPONSES_INTERVAL_S, holder),
@@ -275,6 +286,9 @@ class _ControlPlane:
     def _wake(self) -> None:
         self._wake_converging()
         self._autoscale_loop.wake()
+
+    def _wake_retention(self) -> None:
+        next(loop for loop in self._loops if loop.name == _RETENTION).wake()
 
     def _wake_accounts(self) -> None:
         if self._account_loop is not None:
@@ -365,6 +379,10 @@ class _Server(uvicorn.Server):
         self.should_exit = True
         self._end_waits()
         self._wake_loop()
+
+
+def _retention_of(settings: Settings) -> Retention:
+    return retention_of_days(settings.job_files_keep_days, settings.jobs_keep_days)
 
 
 def _demo_model(settings: Settings) -> Path | None:

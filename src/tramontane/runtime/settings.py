@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tramontane.domain.jobs.retention import FILES_DAYS, LISTED_DAYS, retention_of_days
 from tramontane.runtime.clusters import ClusterSettingsError, SlurmSettings, slurm_clusters
 
 CONFIG_VARIABLE: Final = "TRAMONTANE_CONFIG"
@@ -87,6 +88,22 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting("drain_timeout_s", 30, "longest wait for requests in flight at a stop", 0, 3_600),
     Setting("responses_keep_days", 30, "days after which a stored response is deleted", 1, 3_650),
+    Setting(
+        "job_files_keep_days",
+        FILES_DAYS,
+        "days after its end for which a job's working folder, checkpoints and logs are kept; "
+        "0: for ever",
+        0,
+        3_650,
+    ),
+    Setting(
+        "jobs_keep_days",
+        LISTED_DAYS,
+        "days after its end for which a job is listed, never fewer than its files are kept; "
+        "0: for ever",
+        0,
+        3_650,
+    ),
     Setting("log_level", "info", "debug, info, warning or error"),
     Setting("log_format", "text", "text, or json for one JSON object per line"),
     Setting(
@@ -167,6 +184,8 @@ class Settings:
     node_failures_max: int
     drain_timeout_s: int
     responses_keep_days: int
+    job_files_keep_days: int
+    jobs_keep_days: int
     log_level: str
     log_format: str
     metrics_port: int | None
@@ -292,6 +311,10 @@ def _finish(values: dict[str, Any], folder: Path, clusters: tuple[SlurmSettings,
         if values[name] is not None and values[other] is None:
             msg = f"{name} is set and needs {other}; set both or neither"
             raise SettingsError(msg)
+    try:
+        retention_of_days(values["job_files_keep_days"], values["jobs_keep_days"])
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
     endpoint = values["otel_endpoint"]
     if endpoint is not None and not endpoint.startswith(("http://", "https://")):
         msg = f"otel_endpoint must begin with http:// or https://, not {endpoint!r}"

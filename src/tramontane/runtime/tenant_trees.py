@@ -15,7 +15,19 @@ from typing import Final
 
 ENTRIES_MAX: Final = 2_000  # in one call: some seconds on a slow network's file system
 _NAMES_MAX: Final = 1_000
+_PLACE: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def remove_piece(parent: int, name: str, *, entries_max: int = ENTRIES_MAX) -> bool:
+    """Remove a piece of folder ``name``; tell whether nothing of it is left. See `remove_tree`."""
+    try:
+        remove_tree(parent, name, entries_max=entries_max)
+    except OSError as error:
+        if error.errno != errno.EAGAIN:
+            raise
+        return False
+    return True
 
 
 def remove_tree(parent: int, name: str, *, entries_max: int = ENTRIES_MAX) -> None:
@@ -25,7 +37,7 @@ def remove_tree(parent: int, name: str, *, entries_max: int = ENTRIES_MAX) -> No
     in it: then so much is gone, and it can be called again.
     """
     try:
-        top = os.open(name, _FOLDER, dir_fd=parent)
+        top = _open_folder(parent, name)
     except FileNotFoundError:
         return
     except OSError as error:
@@ -58,7 +70,7 @@ def _empty(top: int, entries_max: int) -> None:
 
 def _flatten(top: int, name: str, device: int, left: list[int]) -> None:
     """Remove folder ``name`` of ``top``; the folders in it come to lie in ``top``."""
-    below = os.open(name, _FOLDER, dir_fd=top)
+    below = _open_folder(top, name)
     try:
         if os.fstat(below).st_dev != device:
             raise OSError(errno.EXDEV, "another file system is mounted in it")
@@ -66,12 +78,37 @@ def _flatten(top: int, name: str, device: int, left: list[int]) -> None:
             for inner in names:
                 _take_one(left)
                 if _is_folder(below, inner):
+                    _unlock(below, inner)
                     os.rename(inner, f".{secrets.token_hex(16)}", src_dir_fd=below, dst_dir_fd=top)
                 else:
                     _unlink(below, inner)
     finally:
         os.close(below)
     os.rmdir(name, dir_fd=top)
+
+
+def _open_folder(above: int, name: str) -> int:
+    """Open a folder to empty it."""
+    _unlock(above, name)
+    return os.open(name, _FOLDER, dir_fd=above)
+
+
+def _unlock(above: int, name: str) -> None:
+    """Make a folder of our own such that it can be emptied and moved.
+
+    Caches of packages are kept in folders that even their owner may not write to.
+    """
+    if os.geteuid() == 0:
+        return  # who may write anywhere
+    place = os.open(name, _PLACE, dir_fd=above)
+    try:
+        found = os.fstat(place)
+        is_own_folder = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+        if is_own_folder and found.st_mode & stat.S_IRWXU != stat.S_IRWXU:
+            # Through what is open already: the name may mean something else by now.
+            os.chmod(f"/proc/self/fd/{place}", stat.S_IRWXU)  # noqa: PTH101
+    finally:
+        os.close(place)
 
 
 def _take_one(left: list[int]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tramontane.domain.jobs.retention import Retention
 from tramontane.engines.recipe import EngineRecipe
 from tramontane.runtime.clock import Clock, IdSource
 from tramontane.services.api_keys import ApiKeys
@@ -83,8 +84,10 @@ def make_services(
     wake: Callable[[], None],
     wake_autoscale: Callable[[], None] = lambda: None,
     wake_jobs: Callable[[], None] = lambda: None,
+    wake_retention: Callable[[], None] = lambda: None,
     wake_accounts: Callable[[], None] = lambda: None,
     engine_networks: Mapping[str, tuple[str, ...]] | None = None,
+    retention: Retention | None = None,
 ) -> Services:
     """Return the services over ``db``. Waking must be quick: it is done by request threads."""
     writer = SpecWriter(clock, recipes)
@@ -98,7 +101,14 @@ def make_services(
         canaries=Canaries(db, clock, ids, writer, wake),
         replicas=Replicas(db),
         logs=DeploymentLogs(db, logs),
-        jobs=Jobs(db, clock, ids, wake_jobs),
+        jobs=Jobs(
+            db,
+            clock,
+            ids,
+            wake_jobs,
+            retention=retention or Retention(),
+            wake_retention=wake_retention,
+        ),
         job_logs=JobLogs(db, attempt_logs),
         fleet=Fleet(db, clock, wake),
         usage=Usage(db, clock),

@@ -212,6 +212,16 @@ class Job(Reply):
     created_at_ms: Time
     started_at_ms: TimeOrNull
     ended_at_ms: TimeOrNull
+    files_kept_until_ms: Annotated[
+        int | None,
+        Field(
+            description="Of one that is over: when its files are removed, at the earliest; null: "
+            "never, or they are gone."
+        ),
+    ]
+    files_removed_at_ms: Annotated[
+        int | None, Field(description="When its files were gone: working folder, logs and all.")
+    ]
 
 
 class Attempt(Reply):

@@ -107,7 +107,8 @@ class Job:
 
     ``cancelled_at_ms`` is when somebody asked for its end. ``cluster_id`` is where its attempts
     go, once that was chosen: they share a folder. ``idempotency_key`` and ``digest`` tell a
-    repeated request from a new one.
+    repeated request from a new one. Of one that is over: since when its files are not kept any
+    more, since when they are really gone, and since when it is not listed any more.
     """
 
     id: str
@@ -123,6 +124,9 @@ class Job:
     cancelled_at_ms: int | None = None
     idempotency_key: str | None = None
     digest: str = ""
+    files_expired_at_ms: int | None = None
+    files_removed_at_ms: int | None = None
+    deleted_at_ms: int | None = None
     revision: int = 1
 
     @property
@@ -139,7 +143,7 @@ class Attempt:
     set where Tramontane placed it; ``node_names`` and ``devices`` (on all nodes) are what its
     cluster says. ``starts_at_ms`` is the cluster's estimate. ``external_id`` is the cluster's
     number for it. Once ``is_accounted``, its times, devices and ``device_seconds`` are those of the
-    cluster's own accounting. Once ``is_forgotten``, its logs are gone.
+    cluster's own accounting. Once ``is_forgotten``, its logs are gone with its job's files.
     """
 
     id: str

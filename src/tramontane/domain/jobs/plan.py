@@ -217,8 +217,6 @@ def _calls(snapshot: JobSnapshot, sightings: Sightings) -> list[DriverAction]:
         job = jobs.get(attempt.job_id)
         if job is not None and not attempt.status.is_over:
             calls += _call_for(job, attempt, sightings, snapshot.now_ms)
-        if attempt.id in snapshot.forgettable:
-            calls.append(ForgetAttempt(attempt.cluster_id, attempt.id))
     for state in snapshot.clusters:
         for seen in state.view.attempts if isinstance(state.view, Reachable) else ():
             row = rows.get((state.cluster.id, seen.attempt_id))

@@ -29,7 +29,6 @@ class JobSnapshot:
     what jobs depend on. ``records`` is what accounting told of attempts that are over.
     ``submit_errors`` are pairs of an attempt's id and what its driver said when it was last
     submitted in vain. ``devices_max`` are quotas by project id. ``replicas`` hold capacity.
-    ``forgettable`` are ids of attempts whose logs were kept long enough.
     """
 
     now_ms: int
@@ -41,7 +40,6 @@ class JobSnapshot:
     submit_errors: tuple[tuple[str, str], ...] = ()
     devices_max: tuple[tuple[str, int], ...] = ()
     replicas: tuple[Replica, ...] = ()
-    forgettable: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

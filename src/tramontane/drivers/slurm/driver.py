@@ -15,7 +15,7 @@ from typing import Final
 
 from tramontane.domain import ids
 from tramontane.domain.jobs.attempt import AttemptRecord, AttemptState, JobLaunch
-from tramontane.domain.launch import LaunchSpec, PriorityClass
+from tramontane.domain.launch import LaunchSpec, PriorityClass, Tenancy
 from tramontane.domain.observation import ClusterView, Reachable, Unreachable
 from tramontane.drivers.base import DriverUnavailableError
 from tramontane.drivers.slurm import jobs, nodes, orders, spread
@@ -220,6 +220,24 @@ class SlurmDriver:
             msg = f"cannot forget {id_}: {error.strerror}"
             raise DriverUnavailableError(msg) from error
         self._known.forget(id_)
+
+    def remove_job(self, job_id: str, attempt_ids: Sequence[str], tenancy: Tenancy) -> bool:
+        """Remove a piece of the job's folder; a cluster that is silent may still run it."""
+        _check_id(job_id, ids.JOB)
+        seen = self._listing.current()
+        self._look(seen)
+        living = [id_ for id_ in attempt_ids if self._may_live(id_, seen)]
+        if living:
+            raise DriverUnavailableError(f"{living[0]} of {job_id} may still run")
+        try:
+            places = orders.job_places(self._settings, job_id, tenancy)
+            is_gone = self._folders.remove_first(places)
+        except OSError as error:
+            msg = f"cannot remove the files of {job_id}: {error.strerror}"
+            raise DriverUnavailableError(msg) from error
+        for id_ in attempt_ids if is_gone else ():
+            self._known.forget(id_)
+        return is_gone
 
     def logs(self, id_: str, lines_max: int) -> list[str]:
         """Return the last lines of the engine, or of an attempt's first node."""
@@ -427,6 +445,13 @@ class SlurmDriver:
         entry = self._known.get(id_) or self._find(id_)
         job = entry.job if entry else self._accounted([id_], KEPT_S).get(id_)
         return self._folders.of(id_, job) if job else None
+
+    def _may_live(self, id_: str, seen: Seen) -> bool:
+        """Tell whether something of the id runs or may start: a second run of it too."""
+        entry, listed = self._known.get(id_), seen.jobs.get(id_, ())
+        if id_ in self._unsettled or (entry is not None and not entry.is_over):
+            return True
+        return any(not attempt_state(job).is_over for job in listed)
 
     # -- small tools ----------------------------------------------------------------------------
 

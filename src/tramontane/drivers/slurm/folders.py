@@ -6,7 +6,8 @@ link is followed, and nothing is read that is not the tenant's own.
 
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -18,9 +19,10 @@ from tramontane.drivers.slurm.orders import attempt_folders, replica_folders
 from tramontane.runner.output import last_lines
 from tramontane.runtime.in_time import InTime
 from tramontane.runtime.tenant_files import TenantFileError, read_range, read_tail
-from tramontane.runtime.tenant_trees import remove_tree
+from tramontane.runtime.tenant_trees import remove_piece, remove_tree
 
 LIMIT_S: Final = 5.0  # a file server that is away holds whoever asks it
+REMOVAL_S: Final = 10.0  # of one piece of a job's files
 LOG_BYTES_MAX: Final = 4 << 20
 LAUNCH_BYTES_MAX: Final = 4 << 20
 # What a launch.json that its tenant replaced can lead to.
@@ -34,6 +36,8 @@ class Folders:
     def __init__(self, work_root: Path, limit_s: float = LIMIT_S) -> None:
         self._root = work_root
         self._in_time = InTime(f"{work_root}", limit_s)
+        # On its own: however slowly files go, logs are read meanwhile.
+        self._removal = InTime(f"{work_root}", max(limit_s, REMOVAL_S))
 
     def of(self, id_: str, job: SlurmJob) -> tuple[str, ...] | None:
         """Return where a job of ours runs; None if it does not say."""
@@ -84,18 +88,36 @@ class Folders:
         """
         self._in_time.run(lambda: self._remove(folders))
 
+    def remove_first(self, places: Sequence[tuple[str, ...]]) -> bool:
+        """Remove a piece of the first of ``places`` where there is something.
+
+        Returns whether nothing of it is left, or there never was anything. Raises OSError.
+        """
+        return self._removal.run(lambda: self._remove_first(places))
+
+    def _remove_first(self, places: Sequence[tuple[str, ...]]) -> bool:
+        for *parents, name in places:
+            with suppress(FileNotFoundError), self._opened(parents) as here:
+                os.stat(name, dir_fd=here, follow_symlinks=False)
+                return remove_piece(here, name)
+        return True
+
     def _remove(self, folders: tuple[str, ...]) -> None:
         *parents, name = folders
-        with suppress(FileNotFoundError):
-            here = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                for parent in parents:
-                    below = os.open(parent, _FOLDER, dir_fd=here)
-                    os.close(here)
-                    here = below
-                remove_tree(here, name)
-            finally:
+        with suppress(FileNotFoundError), self._opened(parents) as here:
+            remove_tree(here, name)
+
+    @contextmanager
+    def _opened(self, parents: Sequence[str]) -> Iterator[int]:
+        here = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for parent in parents:
+                below = os.open(parent, _FOLDER, dir_fd=here)
                 os.close(here)
+                here = below
+            yield here
+        finally:
+            os.close(here)
 
     def _tail(self, relative: str, owner: int, lines_max: int) -> list[str]:
         try:

@@ -87,6 +87,21 @@ def attempt_folders(user: str, job_id: str, attempt_id: str) -> tuple[str, ...]:
     return user, "jobs", job_id, "attempts", attempt_id
 
 
+def job_places(
+    settings: SlurmSettings, job_id: str, tenancy: Tenancy
+) -> tuple[tuple[str, ...], ...]:
+    """Return where a job's folder may be below the work root, the likeliest place first.
+
+    The settings may name another user for the tenant than when it ran.
+    """
+    try:
+        own = [user_of(settings, tenancy)]
+    except ValueError:
+        own = []
+    others = sorted(users_of(settings) - set(own))
+    return tuple((user, "jobs", job_id) for user in (*own, *others))
+
+
 def replica_order(
     office: Office,
     replica_id: str,

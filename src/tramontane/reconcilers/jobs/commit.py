@@ -45,7 +45,7 @@ def commit(tx: Transaction, intent: Intent, charge: Charge, now_ms: int) -> tupl
 
     `StaleError` if what the intent was made from has changed; then nothing is written.
     """
-    job = jobs.get_for(tx, None, intent.job_id)
+    job = jobs.get(tx, intent.job_id)
     if job is None or (intent.seen is not None and job.revision != intent.seen.revision):
         raise StaleError("job", intent.job_id)
     for action in intent.actions:
@@ -66,7 +66,7 @@ def commit(tx: Transaction, intent: Intent, charge: Charge, now_ms: int) -> tupl
 def refuse(tx: Transaction, attempt_id: str, reason: str, now_ms: int) -> None:
     """Record that the cluster will never run the attempt."""
     attempt = attempts.get(tx, attempt_id)
-    job = jobs.get_for(tx, None, attempt.job_id) if attempt else None
+    job = jobs.get(tx, attempt.job_id) if attempt else None
     if attempt is None or job is None or attempt.status is not AttemptStatus.PENDING:
         return
     new = replace(

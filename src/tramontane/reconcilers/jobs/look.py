@@ -23,9 +23,6 @@ from tramontane.store.reports import runners
 
 log = logging.getLogger(__name__)
 
-# What an attempt wrote stays readable this long after its end.
-LOGS_KEPT_MS: Final = 7 * 86_400_000
-
 # A cluster shows within a few of its polls what a runner says.
 NEWS_MS: Final = 10_000
 
@@ -50,24 +47,21 @@ class JobRows:
     replicas: tuple[Replica, ...]
     dependencies: Mapping[str, JobStatus]
     devices_max: Mapping[str, int]
-    forgettable: frozenset[str]
     reports: Mapping[str, RunnerReport] = field(default_factory=dict[str, RunnerReport])
 
     @property
     def is_at_rest(self) -> bool:
-        """Tell whether there is nothing to watch, to account or to forget."""
+        """Tell whether there is nothing to watch or to account."""
         return not self.jobs and not self.attempts
 
 
-def read_rows(tx: Transaction, now_ms: int, quota: QuotaSource) -> JobRows:
+def read_rows(tx: Transaction, quota: QuotaSource) -> JobRows:
     """Return everything that planning needs from the store."""
     live = jobs.list_live(tx)
-    forgettable = attempts.list_forgettable(tx, now_ms - LOGS_KEPT_MS)
     found = [
         *attempts.list_of_jobs(tx, [job.id for job in live]),
         *attempts.list_live(tx),
         *attempts.list_unaccounted(tx),
-        *forgettable,
     ]
     needed = {id_ for job in live for id_ in job.spec.depends_on}
     projects = {job.project_id for job in live}
@@ -80,7 +74,6 @@ def read_rows(tx: Transaction, now_ms: int, quota: QuotaSource) -> JobRows:
         replicas=tuple(replicas.list_holding(tx)) if live else (),
         dependencies=jobs.statuses_of(tx, needed),
         devices_max={id_: most for id_, most in bounds.items() if most is not None},
-        forgettable=frozenset(attempt.id for attempt in forgettable),
         reports=runners.list_of(tx, ids.ATTEMPT),
     )
 
@@ -109,6 +102,24 @@ def listed_ids(views: Mapping[str, ClusterView]) -> set[str]:
         if isinstance(view, Reachable)
         for seen in view.attempts
     }
+
+
+def without_settled(
+    views: Mapping[str, ClusterView], settled: Collection[str]
+) -> dict[str, ClusterView]:
+    """Return the views without the ends of attempts that are ``settled``: nothing follows from it.
+
+    Clusters list what ended for as long as its logs are kept, which may be very much.
+    """
+    shown: dict[str, ClusterView] = {}
+    for name, view in views.items():
+        shown[name] = view
+        if settled and isinstance(view, Reachable):
+            told = (it for it in view.attempts if it.attempt_id not in settled)
+            back = (it for it in view.attempts if it.attempt_id in settled)
+            strays = (it for it in back if not it.state.is_over)
+            shown[name] = replace(view, attempts=(*told, *strays))
+    return shown
 
 
 def ask_all(

@@ -83,6 +83,7 @@ class JobReconciler:
         self._accounts = look.Accounts(drivers)
         self._submit_errors: dict[str, str] = {}
         self._stopped_at_ms: dict[str, int] = {}
+        self._settled: set[str] = set()  # listed, over and accounted: both are final
         self._looked_at_ms = 0
         self._has_news = False
         self._is_at_rest = False
@@ -123,7 +124,7 @@ class JobReconciler:
         """Return what there is to plan from, None when there is nothing to do at all."""
         now_ms = self._clock.now_ms()
         with self._db.read() as tx:
-            rows = look.read_rows(tx, now_ms, self._quota)
+            rows = look.read_rows(tx, self._quota)
         live = [attempt.id for attempt in rows.attempts if not attempt.status.is_over]
         prune_reports(self._db, rows.reports, live)
         if rows.is_at_rest and now_ms - self._looked_at_ms < STRAYS_MS:
@@ -131,6 +132,8 @@ class JobReconciler:
         self._looked_at_ms = now_ms
         self._has_news = look.has_news(rows, now_ms)
         views = look.ask_all(self._drivers, self._read_reports)
+        self._settled &= look.listed_ids(views)
+        views = look.without_settled(views, self._settled)
         found = self._with_listed(rows.attempts, look.listed_ids(views))
         states = look.states_of(rows, self._drivers, views)
         records, silent = self._accounts.records(states, found, now_ms)
@@ -145,7 +148,6 @@ class JobReconciler:
             submit_errors=tuple(self._submit_errors.items()),
             devices_max=tuple(rows.devices_max.items()),
             replicas=rows.replicas,
-            forgettable=rows.forgettable,
         )
 
     def _read_reports(self) -> Mapping[str, RunnerReport]:
@@ -165,6 +167,7 @@ class JobReconciler:
 
     def _remember(self, found: Sequence[Attempt]) -> None:
         live = {attempt.id for attempt in found if not attempt.status.is_over}
+        self._settled |= {it.id for it in found if it.status.is_over and it.is_accounted}
         self._submit_errors = {i: e for i, e in self._submit_errors.items() if i in live}
         now_ms = self._clock.now_ms()
         self._stopped_at_ms = {
@@ -217,17 +220,14 @@ class JobReconciler:
         self._look_up(due, names)
         for call in due:
             self._submit(call.attempt_id, names)
-        forgotten: list[str] = []
         for call in plan.calls:
             match call:
                 case StopAttempt():
                     self._stop(call, names[call.cluster_id], snapshot.now_ms)
                 case ForgetAttempt():
-                    forgotten += self._forget(call, names[call.cluster_id])
+                    self._forget(call, names[call.cluster_id])
                 case Submit():
                     pass
-        if forgotten:
-            self._db.write(lambda tx: attempts.note_forgotten(tx, forgotten))
 
     def _look_up(self, due: Sequence[Submit], names: Mapping[str, str]) -> None:
         """Have clusters that queue look for all that is to start with one question each."""
@@ -280,23 +280,20 @@ class JobReconciler:
         except Exception:
             log.exception("%s: it could not be asked to end", call.attempt_id)
 
-    def _forget(self, call: ForgetAttempt, cluster: str) -> list[str]:
+    def _forget(self, call: ForgetAttempt, cluster: str) -> None:
         try:
             self._drivers[cluster].forget(call.attempt_id)
         except DriverUnavailableError as error:
             log.warning("%s: it is forgotten later: %s", call.attempt_id, error)
-            return []
         except Exception:
             log.exception("%s: it could not be forgotten", call.attempt_id)
-            return []
-        return [call.attempt_id]
 
 
 def _submittable(tx: Transaction, attempt_id: str) -> tuple[Attempt, JobLaunch, str | None] | None:
     attempt = attempts.get(tx, attempt_id)
     if attempt is None or attempt.status is not AttemptStatus.PENDING:
         return None
-    job = jobs.get_for(tx, None, attempt.job_id)
+    job = jobs.get(tx, attempt.job_id)
     if job is None or job.status.is_over or job.cancelled_at_ms is not None:
         return None
     project = tenancy.get_project(tx, job.project_id)

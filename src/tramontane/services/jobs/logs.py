@@ -1,6 +1,7 @@
 """What attempts at jobs write: the last lines, or all from some byte on, while they run too."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from tramontane.domain.jobs.job import Attempt
@@ -58,6 +59,13 @@ class JobLogs:
             raise refuse(Code.INVALID_VALUE, message, param="rank")
         if found is None and which.number is not None:
             raise not_found("attempt", str(which.number), param="attempt")
+        if job.files_expired_at_ms is not None and found is not None:
+            on = datetime.fromtimestamp(job.files_expired_at_ms // 1_000, UTC)
+            message = (
+                f"the output of {job.id} is not kept any more since {on:%Y-%m-%d %H:%M} UTC, and "
+                "neither are its other files: how its attempts ended is still listed"
+            )
+            raise refuse(Code.NOT_FOUND, message)
         return found
 
     def tail(self, attempt: Attempt, lines_max: int) -> list[str]:

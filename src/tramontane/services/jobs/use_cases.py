@@ -13,6 +13,7 @@ from tramontane.domain.event import Event
 from tramontane.domain.jobs.attempt import ShippedFile
 from tramontane.domain.jobs.fit import check_fit, facts_of
 from tramontane.domain.jobs.job import Attempt, Job, JobSpec, JobStatus
+from tramontane.domain.jobs.retention import Retention, check_deletable
 from tramontane.domain.jobs.rules import NewJob, check_wish, spec_of
 from tramontane.domain.refusal import Code, RefusedError, refuse
 from tramontane.domain.tenancy import Principal
@@ -29,7 +30,8 @@ from tramontane.services.scope import (
 )
 from tramontane.store import events, fleet
 from tramontane.store.db import Database, Transaction
-from tramontane.store.jobs import attempts, jobs
+from tramontane.store.jobs import attempts, jobs, retained
+from tramontane.store.statements import LIMIT_MAX
 
 # All jobs that are not over are planned together: no project makes that slow for the others.
 LIVE_JOBS_MAX: Final = 5_000
@@ -38,13 +40,27 @@ RETRY_S: Final = 60.0
 
 
 class Jobs:
-    """Use cases of jobs. ``wake`` is called after a change, outside of transactions."""
+    """Use cases of jobs. ``wake`` is called after a change, outside of transactions.
 
-    def __init__(self, db: Database, clock: Clock, ids: IdSource, wake: Callable[[], None]) -> None:
+    ``retention`` is how long ended jobs are kept; ``wake_retention`` is called when one is deleted.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        clock: Clock,
+        ids: IdSource,
+        wake: Callable[[], None],
+        *,
+        retention: Retention,
+        wake_retention: Callable[[], None],
+    ) -> None:
+        self.retention = retention
         self._db = db
         self._clock = clock
         self._ids = ids
         self._wake = wake
+        self._wake_retention = wake_retention
 
     def create(self, principal: Principal, wish: NewJob, idempotency_key: str | None = None) -> Job:
         """Record a new job; refused when it could never run as it is wished.
@@ -111,6 +127,37 @@ class Jobs:
         self._wake()
         return cancelled
 
+    def delete(self, principal: Principal, job_id: str, project: str | None) -> str:
+        """Delete a job that is over, and return its id; a second time changes nothing.
+
+        It is listed no more at once; its files are removed soon after. Its story stays, and what
+        its attempts cost. Refused while it goes on, and while another job waits for it.
+        """
+        if kinds.prefix_of(job_id) != kinds.JOB:
+            message = (
+                f"{job_id!r} is a name, and it may mean another job the next time: delete a job "
+                "by its id, which the list of jobs shows"
+            )
+            raise refuse(Code.INVALID_VALUE, message, param="job")
+
+        def write(tx: Transaction) -> None:
+            scope = _scope(tx, principal, project)
+            seen = jobs.get_for(tx, scope, job_id)
+            if seen is None:
+                _check_was_deleted(tx, scope, job_id)
+                return
+            refusal = check_deletable(seen, retained.waiting_for(tx, [seen]).get(seen.id, []))
+            if refusal is not None:
+                raise RefusedError(refusal)
+            now_ms = self._clock.now_ms()
+            retained.take_out(tx, seen, now_ms)
+            message = "deleted: its files are removed, what it cost stays on the bill"
+            events.append(tx, _event(seen, principal, "deleted", message, now_ms))
+
+        self._db.write(write)
+        self._wake_retention()
+        return job_id
+
     def attempts(
         self, principal: Principal, ref: str, project: str | None, *, after: str | None, limit: int
     ) -> Page[Attempt]:
@@ -134,15 +181,40 @@ def job_named(tx: Transaction, principal: Principal, ref: str, project: str | No
     A name is looked up in ``project`` if given, else in the principal's own.
     """
     if kinds.prefix_of(ref) == kinds.JOB:
-        scope = visible_project_id(principal)
-        if project is not None:
-            scope = project_named(tx, principal, project).id
-        found = jobs.get_for(tx, scope, ref)
+        found = jobs.get_for(tx, _scope(tx, principal, project), ref)
     else:
         found = jobs.get_named(tx, project_named(tx, principal, project).id, ref)
     if found is None:
         raise not_found("job", ref)
     return found
+
+
+def billed_job_id(tx: Transaction, principal: Principal, ref: str, project: str | None) -> str:
+    """Return the id of the job that ``ref`` means, of a deleted one too: its bill is kept."""
+    if kinds.prefix_of(ref) == kinds.JOB:
+        kept = jobs.get(tx, ref)
+        scope = _scope(tx, principal, project)
+        if kept is not None and scope in {None, kept.project_id}:
+            return kept.id
+    return job_named(tx, principal, ref, project).id
+
+
+def _scope(tx: Transaction, principal: Principal, project: str | None) -> str | None:
+    """Return the project in which an id is looked for; None: in all."""
+    if project is not None:
+        return project_named(tx, principal, project).id
+    return visible_project_id(principal)
+
+
+def _check_was_deleted(tx: Transaction, scope: str | None, job_id: str) -> None:
+    """Refuse unless there was such a job: what is left of it tells, or else its story."""
+    left = jobs.get(tx, job_id)
+    projects = {left.project_id} if left is not None else set[str | None]()
+    if left is None:
+        told = events.last_of(tx, job_id, limit=LIMIT_MAX)
+        projects = {event.project_id for event in told if event.kind == "job.deleted"}
+    if not projects or (scope is not None and scope not in projects):
+        raise not_found("job", job_id)
 
 
 def _create(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from tramontane.domain.jobs.job import device_seconds
 from tramontane.domain.tenancy import Principal
 from tramontane.runtime.clock import Clock
-from tramontane.services.jobs.use_cases import job_named
+from tramontane.services.jobs.use_cases import billed_job_id
 from tramontane.services.scope import list_scope
 from tramontane.store.db import Database
 from tramontane.store.quotas import attempts
@@ -50,7 +50,7 @@ class AttemptBills:
         """
         with self._db.read() as tx:
             scope = list_scope(tx, principal, project)
-            job_id = None if job is None else job_named(tx, principal, job, project).id
+            job_id = None if job is None else billed_job_id(tx, principal, job, project)
             which = BillRange(scope, job_id, from_ms, to_ms)
             found = attempts.list_billed(tx, which, after=after, limit=limit + 1)
             totals = attempts.totals(tx, which)

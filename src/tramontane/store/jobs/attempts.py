@@ -1,11 +1,10 @@
-"""Attempts: what is recorded of each start of a job. Attempts are never deleted: they cost."""
+"""Attempts: what is recorded of each start of a job. Those that cost are never deleted."""
 
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Final
 
 from sqlalchemy import ColumnElement, select
-from sqlalchemy import update as update_rows
 
 from tramontane.domain.jobs.job import Attempt, AttemptStatus
 from tramontane.domain.jobs.snapshot import holding_of
@@ -15,7 +14,6 @@ from tramontane.store.db import AnyRow, StaleError, Transaction
 from tramontane.store.jobs import jobs
 from tramontane.store.jobs.tables import (
     ATTEMPT_HAS_ENDED,
-    ATTEMPT_IS_KEPT,
     ATTEMPT_IS_LIVE,
     ATTEMPT_IS_UNACCOUNTED,
     attempts,
@@ -23,7 +21,8 @@ from tramontane.store.jobs.tables import (
 from tramontane.store.jobs.tables import jobs as job_rows
 from tramontane.store.statements import LIMIT_DEFAULT, check_limit, insert_if_free, update_guarded
 
-BATCH_MAX: Final = 200  # rows of what is settled or forgotten in one pass
+BATCH_MAX: Final = 200  # rows of what is settled in one pass
+AMONG_MAX: Final = 500  # ids in one question: databases allow some thousands
 
 
 def insert(tx: Transaction, attempt: Attempt) -> None:
@@ -124,31 +123,13 @@ def list_ended_since(tx: Transaction, since_ms: int, *, limit: int) -> list[Atte
     return [_attempt(row) for row in tx.execute(query)]
 
 
-def list_forgettable(tx: Transaction, before_ms: int) -> list[Attempt]:
-    """Return some attempts that ended before ``before_ms`` and whose logs are still kept."""
-    query = (
-        select(attempts)
-        .where(ATTEMPT_IS_KEPT, attempts.c.ended_at_ms < before_ms)
-        .order_by(attempts.c.ended_at_ms, attempts.c.id)
-        .limit(BATCH_MAX)
-    )
-    return [_attempt(row) for row in tx.execute(query)]
-
-
 def list_among(tx: Transaction, attempt_ids: Collection[str]) -> list[Attempt]:
     """Return those attempts among ``attempt_ids`` that there are."""
-    if not attempt_ids:
-        return []
-    return _list(tx, attempts.c.id.in_(sorted(attempt_ids)))
-
-
-def note_forgotten(tx: Transaction, attempt_ids: Collection[str]) -> None:
-    """Record that nothing is kept of these attempts but their rows."""
-    tx.execute(
-        update_rows(attempts)
-        .where(attempts.c.id.in_(sorted(attempt_ids)))
-        .values(is_forgotten=1, revision=attempts.c.revision + 1)
-    )
+    ids = sorted(attempt_ids)
+    found: list[Attempt] = []
+    for start in range(0, len(ids), AMONG_MAX):
+        found += _list(tx, attempts.c.id.in_(ids[start : start + AMONG_MAX]))
+    return sorted(found, key=lambda it: (it.created_at_ms, it.id))
 
 
 def holdings(tx: Transaction) -> list[Holding]:

@@ -9,7 +9,13 @@ from tramontane.domain.jobs.attempt import ShippedFile
 from tramontane.domain.jobs.job import Job, JobSpec, JobStatus
 from tramontane.store.codec import decode, encode
 from tramontane.store.db import AnyRow, Transaction
-from tramontane.store.jobs.tables import JOB_HAS_KEY, JOB_IS_LIVE, job_files, jobs
+from tramontane.store.jobs.tables import (
+    JOB_HAS_KEY,
+    JOB_IS_LISTED,
+    JOB_IS_LIVE,
+    job_files,
+    jobs,
+)
 from tramontane.store.statements import LIMIT_DEFAULT, insert_if_free, page, update_guarded
 from tramontane.store.statements import insert as insert_row
 
@@ -37,23 +43,29 @@ def insert(tx: Transaction, job: Job, files: tuple[ShippedFile, ...]) -> bool:
     return True
 
 
+def get(tx: Transaction, job_id: str) -> Job | None:
+    """Return the job with that id, of whatever project, or what is left of it once deleted."""
+    row = tx.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
+    return job_in(row) if row else None
+
+
 def get_for(tx: Transaction, project_id: str | None, job_id: str) -> Job | None:
     """Return the job if ``project_id`` may see it; None sees all projects."""
-    query = select(jobs).where(jobs.c.id == job_id, *_of_project(project_id))
+    query = select(jobs).where(jobs.c.id == job_id, JOB_IS_LISTED, *_of_project(project_id))
     row = tx.execute(query).one_or_none()
-    return _job(row) if row else None
+    return job_in(row) if row else None
 
 
 def get_named(tx: Transaction, project_id: str, name: str) -> Job | None:
     """Return the newest job of the project with that name."""
     query = (
         select(jobs)
-        .where(jobs.c.project_id == project_id, jobs.c.name == name)
+        .where(jobs.c.project_id == project_id, jobs.c.name == name, JOB_IS_LISTED)
         .order_by(jobs.c.created_at_ms.desc(), jobs.c.id.desc())
         .limit(1)
     )
     row = tx.execute(query).one_or_none()
-    return _job(row) if row else None
+    return job_in(row) if row else None
 
 
 def get_by_key(tx: Transaction, project_id: str, idempotency_key: str) -> Job | None:
@@ -62,7 +74,7 @@ def get_by_key(tx: Transaction, project_id: str, idempotency_key: str) -> Job | 
         jobs.c.project_id == project_id, jobs.c.idempotency_key == idempotency_key, JOB_HAS_KEY
     )
     row = tx.execute(query).one_or_none()
-    return _job(row) if row else None
+    return job_in(row) if row else None
 
 
 def list_for(
@@ -79,19 +91,19 @@ def list_for(
     rows = page(
         tx,
         jobs,
-        scope=_of_project(project_id),
+        scope=[JOB_IS_LISTED, *_of_project(project_id)],
         filters=filters,
         after=after,
         limit=limit,
         newest_first=newest_first,
     )
-    return [_job(row) for row in rows]
+    return [job_in(row) for row in rows]
 
 
 def list_live(tx: Transaction) -> list[Job]:
     """Return every job that is not over, oldest first."""
     query = select(jobs).where(JOB_IS_LIVE).order_by(jobs.c.created_at_ms, jobs.c.id)
-    return [_job(row) for row in tx.execute(query)]
+    return [job_in(row) for row in tx.execute(query)]
 
 
 def live_size(tx: Transaction, project_id: str) -> tuple[int, int]:
@@ -149,10 +161,14 @@ def _values(job: Job) -> dict[str, object]:
         "started_at_ms": job.started_at_ms,
         "ended_at_ms": job.ended_at_ms,
         "cancelled_at_ms": job.cancelled_at_ms,
+        "files_expired_at_ms": job.files_expired_at_ms,
+        "files_removed_at_ms": job.files_removed_at_ms,
+        "deleted_at_ms": job.deleted_at_ms,
     }
 
 
-def _job(row: AnyRow) -> Job:
+def job_in(row: AnyRow) -> Job:
+    """Return the job that a row of the table holds."""
     return Job(
         id=row.id,
         project_id=row.project_id,
@@ -167,5 +183,8 @@ def _job(row: AnyRow) -> Job:
         cancelled_at_ms=row.cancelled_at_ms,
         idempotency_key=row.idempotency_key,
         digest=row.digest,
+        files_expired_at_ms=row.files_expired_at_ms,
+        files_removed_at_ms=row.files_removed_at_ms,
+        deleted_at_ms=row.deleted_at_ms,
         revision=row.revision,
     )

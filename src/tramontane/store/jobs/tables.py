@@ -30,14 +30,63 @@ jobs: Final = make_table(
     int_or_null("cancelled_at_ms"),
     text_or_null("idempotency_key"),
     text_column("digest"),
+    int_or_null("files_expired_at_ms"),
+    int_or_null("files_removed_at_ms"),
+    int_or_null("deleted_at_ms"),
     int_column("revision"),
 )
 JOB_IS_LIVE: Final[ColumnElement[bool]] = jobs.c.status.in_(
     [literal_column("'pending'"), literal_column("'running'")]
 )
 JOB_HAS_KEY: Final[ColumnElement[bool]] = jobs.c.idempotency_key.is_not(None)
-Index("ix_jobs_order", jobs.c.created_at_ms, jobs.c.id)
-Index("ix_jobs_project_order", jobs.c.project_id, jobs.c.created_at_ms, jobs.c.id)
+# Of a deleted job only what its bill needs is left: no list shows it, nor reads past it.
+JOB_IS_LISTED: Final[ColumnElement[bool]] = jobs.c.deleted_at_ms.is_(None)
+JOB_IS_UNEXPIRED: Final[ColumnElement[bool]] = and_(
+    jobs.c.files_expired_at_ms.is_(None), jobs.c.ended_at_ms.is_not(None)
+)
+JOB_IS_EXPIRED: Final[ColumnElement[bool]] = and_(
+    jobs.c.files_expired_at_ms.is_not(None), jobs.c.files_removed_at_ms.is_(None)
+)
+JOB_IS_WITHOUT_FILES: Final[ColumnElement[bool]] = and_(
+    jobs.c.files_removed_at_ms.is_not(None), jobs.c.deleted_at_ms.is_(None)
+)
+Index(
+    "ix_jobs_order",
+    jobs.c.created_at_ms,
+    jobs.c.id,
+    sqlite_where=JOB_IS_LISTED,
+    postgresql_where=JOB_IS_LISTED,
+)
+Index(
+    "ix_jobs_project_order",
+    jobs.c.project_id,
+    jobs.c.created_at_ms,
+    jobs.c.id,
+    sqlite_where=JOB_IS_LISTED,
+    postgresql_where=JOB_IS_LISTED,
+)
+Index(
+    "ix_jobs_unexpired_order",
+    jobs.c.ended_at_ms,
+    jobs.c.id,
+    sqlite_where=JOB_IS_UNEXPIRED,
+    postgresql_where=JOB_IS_UNEXPIRED,
+)
+Index(
+    "ix_jobs_expired_order",
+    jobs.c.cluster_id,
+    jobs.c.files_expired_at_ms,
+    jobs.c.id,
+    sqlite_where=JOB_IS_EXPIRED,
+    postgresql_where=JOB_IS_EXPIRED,
+)
+Index(
+    "ix_jobs_without_files_order",
+    jobs.c.ended_at_ms,
+    jobs.c.id,
+    sqlite_where=JOB_IS_WITHOUT_FILES,
+    postgresql_where=JOB_IS_WITHOUT_FILES,
+)
 Index(
     "ix_jobs_live_order",
     jobs.c.created_at_ms,
@@ -92,9 +141,6 @@ ATTEMPT_IS_LIVE: Final[ColumnElement[bool]] = attempts.c.status.in_(
     [literal_column("'pending'"), literal_column("'queued'"), literal_column("'running'")]
 )
 ATTEMPT_IS_UNACCOUNTED: Final[ColumnElement[bool]] = attempts.c.is_accounted == literal_column("0")
-ATTEMPT_IS_KEPT: Final[ColumnElement[bool]] = and_(
-    attempts.c.is_accounted == literal_column("1"), attempts.c.is_forgotten == literal_column("0")
-)
 ATTEMPT_HAS_ENDED: Final[ColumnElement[bool]] = attempts.c.ended_at_ms.is_not(None)
 Index(
     "uq_attempts_number",
@@ -125,11 +171,4 @@ Index(
     attempts.c.id,
     sqlite_where=ATTEMPT_HAS_ENDED,
     postgresql_where=ATTEMPT_HAS_ENDED,
-)
-Index(
-    "ix_attempts_kept_order",
-    attempts.c.ended_at_ms,
-    attempts.c.id,
-    sqlite_where=ATTEMPT_IS_KEPT,
-    postgresql_where=ATTEMPT_IS_KEPT,
 )

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Final
 
-from fastapi import Header, Query, Request
+from fastapi import Header, Path, Query, Request
 from fastapi.responses import PlainTextResponse, Response
 from starlette.concurrency import run_in_threadpool
 
@@ -23,11 +23,16 @@ from tramontane.services.jobs.logs import JobLogs, LogOf
 from tramontane.wire import cloud_jobs as wire
 from tramontane.wire import cloud_replies as replies
 from tramontane.wire import cloud_requests as requests
+from tramontane.wire import cloud_types as types
 
 router = guarded_router("jobs")
 Reader = Annotated[Principal, requires(Permission.JOBS_READ)]
 Writer = Annotated[Principal, requires(Permission.JOBS_WRITE)]
 InProject = Annotated[requests.ProjectQuery, Query()]
+JobIdInPath = Annotated[
+    str,
+    Path(min_length=1, max_length=128, pattern=types.REF, description="Id; a name is refused."),
+]
 
 # A stream without output ends after this, before anything on the way takes it for dead, and one
 # with output after that: clients ask again from the byte where it ended.
@@ -49,7 +54,8 @@ def list_jobs(
         limit=query.limit,
         newest_first=query.order == "desc",
     )
-    return views.page(found, job_views.job)
+    kept = services.jobs.retention
+    return views.page(found, lambda job: job_views.job(job, kept))
 
 
 @router.post("", operation_id="jobs_create", status_code=201)
@@ -87,19 +93,35 @@ def create_job(
         cluster=body.cluster,
         project=body.project,
     )
-    return job_views.job(services.jobs.create(principal, wish, idempotency_key))
+    made = services.jobs.create(principal, wish, idempotency_key)
+    return job_views.job(made, services.jobs.retention)
 
 
 @router.get("/{job}", operation_id="jobs_get")
 def get_job(principal: Reader, services: Using, job: RefInPath, query: InProject) -> wire.Job:
     """Return one job; a name means the newest job of that name."""
-    return job_views.job(services.jobs.get(principal, job, query.project))
+    found = services.jobs.get(principal, job, query.project)
+    return job_views.job(found, services.jobs.retention)
 
 
 @router.post("/{job}/cancel", operation_id="jobs_cancel")
 def cancel_job(principal: Writer, services: Using, job: RefInPath, query: InProject) -> wire.Job:
     """End a job; one that is over stays as it is. Repeating it changes nothing."""
-    return job_views.job(services.jobs.cancel(principal, job, query.project))
+    cancelled = services.jobs.cancel(principal, job, query.project)
+    return job_views.job(cancelled, services.jobs.retention)
+
+
+@router.delete("/{job}", operation_id="jobs_delete")
+def delete_job(
+    principal: Writer, services: Using, job: JobIdInPath, query: InProject
+) -> replies.Deleted:
+    """Delete a job that is over: it is not listed any more, and its files are removed soon after.
+
+    That is its working folder, its checkpoints and its logs. Its story stays, and the bill of its
+    attempts. Refused with 409 while it goes on, or while another job waits for it; a second time
+    changes nothing.
+    """
+    return replies.Deleted(object="job", id=services.jobs.delete(principal, job, query.project))
 
 
 @router.get("/{job}/attempts", operation_id="jobs_attempts")

@@ -117,6 +117,19 @@ def cancel(
     print_item(ended, as_json=session.as_json)
 
 
+@verb(app, "delete")
+def delete(
+    session: Session,
+    job: Annotated[str, typer.Argument(metavar="ID", help="Id; a name is refused.")],
+    yes: Yes = False,
+    project: InProject = None,
+) -> None:
+    """Delete a job that is over, with its files and logs; what it cost stays on the bill."""
+    confirm(f"Delete job {job}? Its working folder, checkpoints and logs go.", yes=yes)
+    gone = session.client.delete(f"/jobs/{segment(job)}", {"project": project})
+    print_item(gone, as_json=session.as_json)
+
+
 @verb(app, "wait")
 def wait(session: Session, job: JobRef, timeout: Timeout = None, project: InProject = None) -> None:
     """Wait until a job is over; the exit code is 0 if it succeeded, else 1."""
