@@ -1,5 +1,6 @@
 """Records of Slurm at their edges: what is missing, what is odd, and the exact bounds."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,15 @@ from tramontane.domain.launch import Tenancy
 from tramontane.domain.quotas.accounts import Account, AccountPolicy, Membership, Qos
 from tramontane.domain.resources import Resources
 from tramontane.drivers.base import DriverUnavailableError
-from tramontane.drivers.slurm import jobs, orders
+from tramontane.drivers.slurm import jobs, nodes, orders
 from tramontane.drivers.slurm.accounts import SlurmAccounts
 from tramontane.drivers.slurm.commands import Commands
 from tramontane.drivers.slurm.dialects import reading
 from tramontane.drivers.slurm.dialects.amounts import memory_mb, tres_amounts
 from tramontane.drivers.slurm.dialects.hostlist import NODES_MAX, expand
 from tramontane.drivers.slurm.dialects.records import ExitStatus, SlurmNode, SlurmPartition
+from tramontane.drivers.slurm.known import Known
+from tramontane.drivers.slurm.listing import Seen
 from tramontane.drivers.slurm.reasons import attempt_state, end_reason, is_suspended, was_requeued
 from tramontane.runtime.clock import ManualClock
 
@@ -252,6 +255,81 @@ def test_only_replicas_and_what_gives_way_hold_room() -> None:
     assert jobs.held_by([replace(WAITING, qos="spot", nodes=("n1",))], "spot") == {}
     share = Resources(2_000, 100 << 20, 4)
     assert jobs.held_by([spot], "spot") == {"r1n1": share, "r1n2": share}
+
+
+# Nodes
+
+
+def test_every_state_of_a_node_that_keeps_things_off_it() -> None:
+    def seen(*states: str, reason: str = "") -> tuple[bool, bool, bool, str | None]:
+        node = SlurmNode("n1", frozenset(states), reason, frozenset(), 8, 4_000, (), 0, 0, 0)
+        (it,) = nodes.observations([node], partition=None, held={}, racks={})
+        return it.is_lost, it.is_drained, nodes.is_out(node), it.reason
+
+    assert seen("IDLE", reason="old news") == (False, False, False, None)
+    for state in ("DOWN", "ERROR", "UNKNOWN"):
+        assert seen(state) == (True, False, True, f"Slurm says {state.lower()}")
+        for asleep in ("POWERED_DOWN", "POWERING_DOWN", "POWERING_UP", "POWER_DOWN"):
+            assert seen(state, asleep) == (False, False, False, None)
+    for state in ("DRAIN", "FAIL", "INVALID_REG", "MAINTENANCE", "MAINT"):
+        assert seen(state, reason="x") == (False, True, True, f"{state.lower()}: x")
+    assert seen("DOWN", "DRAIN", reason="x")[3] == "down and drain: x"
+    for state in ("FUTURE", "DYNAMIC_FUTURE"):
+        node = SlurmNode("n1", frozenset({state}), "", frozenset(), 8, 4_000, (), 0, 0, 0)
+        assert nodes.observations([node], partition=None, held={}, racks={}) == ()
+        assert nodes.is_out(node)
+
+
+def test_devices_of_a_node_are_counted_from_0_with_their_kinds() -> None:
+    gpus = (("a", 2), ("", 1))
+    node = SlurmNode("n1", frozenset(), "", frozenset(), 8, 4_000, gpus, 3, 100, 1)
+    (seen,) = nodes.observations([node], partition=None, held={}, racks={})
+    assert [(it.index, it.name) for it in seen.devices] == [(0, "a"), (1, "a"), (2, "gpu")]
+    assert seen.capacity == Resources(8_000, 4_000 << 20, 3)
+    assert seen.used == Resources(3_000, 100 << 20, 1)
+
+
+# What is known
+
+
+def test_whatever_is_learned_otherwise_changes_the_version() -> None:
+    known, versions = Known(), [0]
+    steps: tuple[Callable[[], object], ...] = (
+        lambda: known.learn(ATT, WAITING, 1.0),
+        lambda: known.ask_to_end(ATT),
+        lambda: known.learn(ATT, RUNNING, 2.0),
+        lambda: known.forget(ATT),
+    )
+    for step in steps:
+        step()
+        versions.append(known.version)
+    assert versions == sorted(set(versions)), "it only grows"
+
+
+def test_what_was_asked_to_end_stays_so_whatever_is_seen() -> None:
+    known = Known()
+    known.learn(ATT, WAITING, 1.0)
+    known.ask_to_end(ATT)
+    known.learn(ATT, RUNNING, 2.0)
+    known.merge(Seen(jobs={ATT: (RUNNING,)}, jobs_at=3.0), 3.0)
+    entry = known.get(ATT)
+    assert entry is not None
+    assert entry.was_asked_to_end
+    known.ask_to_end(REP)
+    assert known.get(REP) is None
+
+
+def test_memory_is_bounded_and_what_is_listed_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tramontane.drivers.slurm.known.ENDED_MAX", 2)
+    monkeypatch.setattr("tramontane.drivers.slurm.known.FORGOTTEN_MAX", 2)
+    known, over = Known(), in_state("COMPLETED")
+    for number, job in enumerate((over, over, RUNNING, over)):
+        known.learn(f"att_{number}", job, 1.0)
+    entries, _ = known.merge(Seen(jobs={"att_0": (over,)}, jobs_at=0.5), 2.0)
+    assert set(entries) == {"att_0", "att_2"}
+    for number in range(3):
+        known.forget(f"gone_{number}")
+    assert [known.is_forgotten(f"gone_{n}") for n in range(3)] == [False, True, True]
 
 
 # Orders

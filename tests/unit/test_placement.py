@@ -46,6 +46,8 @@ def test_accelerators_are_left_to_those_who_need_them() -> None:
     nodes = [node_of(1, NODE, devices=2), node_of(2, Resources(64_000, 512 * GIB))]
     assert place(nodes, []) == "node-2"
     assert place(nodes, [], Resources(1_000, GIB, 1)) == "node-1"
+    there = [replica_of(1, deployment_of(1), node=2)]
+    assert place(nodes, there) == "node-2", "before it is spread"
 
 
 def test_devices_are_exclusive_and_taken_from_the_lowest_index() -> None:
@@ -151,6 +153,8 @@ def test_what_others_use_is_no_room() -> None:
     )
     over = rooms_of([node], [], used={node.id: Resources(99_000, 99 * GIB, 9)})
     assert over[node.id].free == Resources()
+    lost = replace(node_of(2), status=NodeStatus.LOST)
+    assert rooms_of([lost], [], used={lost.id: Resources(1_000)}) == {}
 
 
 def test_a_tight_fit_counts_what_others_use() -> None:
