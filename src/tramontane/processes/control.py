@@ -156,12 +156,7 @@ class _ControlPlane:
             db, self._clock, secrets.hmac_key, self._probe, announce=self._announce
         )
         self._jobs = JobReconciler(
-            db,
-            self._drivers,
-            self._clock,
-            ids,
-            quota=devices_max_for,
-            charge=class_prices.charge,
+            db, self._drivers, self._clock, ids, quota=devices_max_for, charge=class_prices.charge
         )
         autoscale = AutoscaleReconciler(db, self._clock, wake=self._wake_converging)
         interval_s = settings.reconcile_interval_ms / 1000
