@@ -174,10 +174,22 @@ def plan(
         Path | None,
         typer.Option("--snapshot", metavar="FILE", help="A snapshot as JSON, in place of now."),
     ] = None,
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            "--base-url", metavar="URL", envvar="TRAMONTANE_BASE_URL", help="The server to ask."
+        ),
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            "--api-key", metavar="KEY", envvar="TRAMONTANE_API_KEY", help="An operator's key."
+        ),
+    ] = None,
     home: Home = None,
 ) -> None:
     """Print what the replica reconciler would do, and why something stays unplaced."""
-    _run("tramontane.processes.plan", snapshot, home)
+    _run("tramontane.processes.plan", snapshot, home, base_url, api_key)
 
 
 dev = typer.Typer(

@@ -256,6 +256,16 @@ def test_following_prints_every_attempt_and_leaves_with_how_it_ended(
     assert "train failed" in run.err
 
 
+def test_following_an_array_says_where_its_output_is(
+    folder: Path, serve: Serve, against: Against
+) -> None:
+    write("name: train\nscript: echo\narray: 2\n")
+    job = JOB | {"array": 2, "status": "succeeded"}
+    run = against(serve(Reply(job)))("jobs", "submit", "job.yaml", "-f")
+    assert (run.code, run.out) == (0, "")
+    assert "`tramontane jobs logs job_1 --index N` prints what one wrote" in run.err
+
+
 def test_a_bound_of_readers_stops_who_begins_and_holds_up_who_reads_on(
     folder: Path, serve: Serve, against: Against
 ) -> None:

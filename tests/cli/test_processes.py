@@ -45,7 +45,14 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
             "shares_port": False,
         },
     ),
-    ("plan --snapshot s.json", {"snapshot": Path("s.json"), "home": None}),
+    (
+        "plan --snapshot s.json",
+        {"snapshot": Path("s.json"), "home": None, "base_url": None, "api_key": None},
+    ),
+    (
+        "plan --home h --base-url http://c --api-key k",
+        {"snapshot": None, "home": Path("h"), "base_url": "http://c", "api_key": "k"},
+    ),
     (
         "control --host 0.0.0.0 --port 9",
         {"home": None, "fd": None, "host": "0.0.0.0", "port": 9, "database_url": None},

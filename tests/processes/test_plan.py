@@ -107,3 +107,12 @@ def test_a_bad_file_is_one_line(
     (line,) = captured.err.splitlines()
     assert line.startswith("tramontane: error: ")
     assert told in line
+
+
+def test_the_server_and_the_key_that_are_given_are_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit) as left:
+        plan.run(None, tmp_path, "http://127.0.0.1:1", "a-key")
+    assert left.value.exit_code == ExitCode.UNAVAILABLE
+    assert "cannot reach http://127.0.0.1:1" in capsys.readouterr().err

@@ -36,6 +36,17 @@ def test_a_port_that_is_taken_is_told() -> None:
         listen("127.0.0.1", first.getsockname()[1])
 
 
+def test_who_cannot_listen_is_told_where_and_what_to_do() -> None:
+    with listen("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(OSError, match="choose another") as told:
+            inherited_or_listen(None, "127.0.0.1", port)
+    assert str(told.value) == (
+        f"cannot listen on 127.0.0.1:{port}: Address already in use; "
+        "choose another with --port N (0 picks a free one)"
+    )
+
+
 def test_an_inherited_socket_is_used_as_it_is() -> None:
     with (
         listen("127.0.0.1", 0) as first,

@@ -1,6 +1,7 @@
 """One engine's life under a real runner: start, serve, drain, end, and every way to die."""
 
 import concurrent.futures
+import dataclasses
 import functools
 import json
 import os
@@ -397,3 +398,17 @@ def _cpu_ticks(pid: int) -> int:
 
 def _fields(launch: LaunchSpec) -> dict[str, object]:
     return {name: getattr(launch, name) for name in launch.__dataclass_fields__}
+
+
+@pytest.mark.parametrize("claim", [(), ("--claim", "4711")], ids=["here", "cluster"])
+def test_a_cluster_whose_python_lacks_the_engine_is_told_what_to_set(
+    prepare: Prepare, claim: tuple[str, ...]
+) -> None:
+    words = "import sys; sys.exit(\"No module named 'vllm'\")"
+    launch = dataclasses.replace(tiny_launch(), argv=("{python}", "-c", words))
+    run = prepare(launch)
+    run.start(*claim)
+    headline, _, rest = run.until_state("exited")["reason"].partition(":\n")
+    assert rest == "No module named 'vllm'"
+    advice = f" ({sys.executable} lacks the engine: name its environment, venv in the settings)"
+    assert headline == "engine exited with status 1" + (advice if claim else "")

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from tramontane.processes.startup import listen
+from tramontane.processes.startup import listen_or_tell
 
 _WAIT_S: Final = 2.0  # for a gateway that is there but does not answer
 _GREETING: Final = b"tramontane-listener"
@@ -40,7 +40,7 @@ def take_or_listen(folder: Path, name: str, host: str, port: int) -> Shared:
     ``port`` 0 is always a new one.
     """
     found = _take(folder, name, host, port) if port else None
-    return found or Shared(listen(host, port, shares=True), None)
+    return found or Shared(listen_or_tell(host, port, shares=True), None)
 
 
 class Handover:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tramontane.cli.exits import CommandError
-from tramontane.cli.session import connect
+from tramontane.cli.session import Connection, connect
 from tramontane.cli.verbs import one_line_errors
 from tramontane.domain.planning.plan import (
     Action,
@@ -30,10 +30,18 @@ from tramontane.domain.planning.snapshot import (
 )
 
 
-def run(snapshot: Path | None, home: Path | None) -> int:
+def run(
+    snapshot: Path | None,
+    home: Path | None,
+    base_url: str | None = None,
+    api_key: str | None = None,
+) -> int:
     """Print the plan of the snapshot in a file, or of now; return the exit status."""
     with one_line_errors():
-        found = _from_file(snapshot) if snapshot is not None else _from_server(home)
+        if snapshot is not None:
+            found = _from_file(snapshot)
+        else:
+            found = _from_server(connect(base_url, api_key, home))
         print("\n".join(lines_of(found, plan_replicas(found))))
     return 0
 
@@ -106,8 +114,8 @@ def _from_file(path: Path) -> ReplicaSnapshot:
         raise CommandError(f"{path} is not a snapshot: {error}") from error
 
 
-def _from_server(home: Path | None) -> ReplicaSnapshot:
-    reply: dict[str, Any] = connect(None, None, home).client().get("/plan")
+def _from_server(connection: Connection) -> ReplicaSnapshot:
+    reply: dict[str, Any] = connection.client().get("/plan")
     try:
         return from_plain_snapshot(reply.get("snapshot"))
     except UnreadableSnapshotError as error:

@@ -29,8 +29,27 @@ def listen(host: str, port: int, *, shares: bool = False) -> socket.socket:
 
 
 def inherited_or_listen(fd: int | None, host: str, port: int) -> socket.socket:
-    """Return the supervisor's listening socket ``fd``, or one of our own when there is none."""
-    return listen(host, port) if fd is None else socket.socket(fileno=fd)
+    """Return the supervisor's listening socket ``fd``, or one of our own when there is none.
+
+    Raises OSError, whose text says what to do.
+    """
+    return listen_or_tell(host, port) if fd is None else socket.socket(fileno=fd)
+
+
+def listen_or_tell(host: str, port: int, *, shares: bool = False) -> socket.socket:
+    """Return what `listen` does; an OSError names the address and says what to do."""
+    try:
+        return listen(host, port, shares=shares)
+    except (OSError, OverflowError) as error:
+        raise OSError(cannot_listen(host, port, error)) from error
+
+
+def cannot_listen(host: str, port: int, error: Exception) -> str:
+    """Return why nothing can listen there, and what to do."""
+    why = getattr(error, "strerror", None) or str(error)
+    return (
+        f"cannot listen on {host}:{port}: {why}; choose another with --port N (0 picks a free one)"
+    )
 
 
 def reachable(host: str) -> str:

@@ -19,7 +19,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
-from tramontane.processes.startup import listen, reachable, refuse, say
+from tramontane.processes.startup import cannot_listen, listen, reachable, refuse, say
 from tramontane.processes.supervisor import Child, ChildFailedError, Supervisor
 from tramontane.runtime.home import Credentials, Home, HomeError
 from tramontane.runtime.parent import adopt_orphans
@@ -42,10 +42,7 @@ def run(home: Path | None, host: str | None, port: int | None) -> int:
         with listen(settings.host, settings.port) as public, listen("127.0.0.1", 0) as own:
             return _Up(settings, folder, public, own).run()
     except OSError as error:
-        return refuse(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; "
-            "choose another with --port N (0 picks a free one)"
-        )
+        return refuse(cannot_listen(settings.host, settings.port, error))
     finally:
         folder.close()
 

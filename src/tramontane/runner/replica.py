@@ -14,7 +14,7 @@ from typing import Any, Final
 from tramontane.runner import engine, gang
 from tramontane.runner.child import ASKED, AWAITED, Child, was_asked
 from tramontane.runner.linux import described, stat_fields
-from tramontane.runner.output import cap_log, explain, say
+from tramontane.runner.output import cap_log, explain, say, tail_lines
 from tramontane.runner.report import REPORT_EVERY_S, Report
 from tramontane.runner.timing import Lasting
 
@@ -26,12 +26,14 @@ PORT_TRIES_MAX: Final = 5  # one loss of a port to another process is already un
 LOG_BYTES_MAX: Final = 8 << 20  # of engine.log, and as much again of the older engine.log.1
 HOME_GONE_S: Final = 5.0  # longer than a remount takes
 REPEAT_S: Final = 2.0  # Slurm may deliver one SIGTERM by two ways
+ADVICE_LINES: Final = 5  # a missing module is the last that an interpreter complains of
 FOLLOW_S: Final = 10.0  # after a drain at its limit: until the first node has ended
 
 SECRET_ENV: Final = "TRAMONTANE_REPLICA_SECRET"  # noqa: S105 (a name, not a secret)
 REPLICA_ENV: Final = "TRAMONTANE_REPLICA"
 
 _PLACES: Final = re.compile(r"\{(?:python|host|port|head|head_port|rank)\}")
+_NO_MODULE: Final = re.compile(r"No module named '?(tramontane|vllm|xllamacpp)\b")
 _TAKEN: Final = re.compile(r"address already in use|couldn't bind|EADDRINUSE", re.IGNORECASE)
 
 
@@ -46,6 +48,7 @@ class ReplicaRun:
         self.gang = gang_
         self.python = args.python or sys.executable
         self.report_url = args.report_url
+        self.is_on_cluster = bool(args.claim)
         self.repeat_s = REPEAT_S if args.claim else 0.0
         self.engine_log = f"{self.run_dir}/{_log_name(gang_.rank)}"
         self.health_lost_s = args.health_lost_s
@@ -76,7 +79,8 @@ class ReplicaRun:
                 self._start_engine()
                 self.reason = self._watch()
                 if self.run_state != "draining" and not self.is_asked_to_end:
-                    self.reason = explain(self.reason, self.engine_log, self.secret)
+                    headline = self.reason + self._advice()
+                    self.reason = explain(headline, self.engine_log, self.secret)
                 self._end_all()
                 served = self.run_state != "starting"
                 is_last = served or self.is_asked_to_end or self.gang.nodes > 1
@@ -169,6 +173,13 @@ class ReplicaRun:
             if self._report.is_due:
                 self.report()
                 cap_log(self.engine_log, LOG_BYTES_MAX)
+
+    def _advice(self) -> str:
+        """Return what an operator can do about a cluster's Python that lacks the engine."""
+        is_missing = _NO_MODULE.search("\n".join(tail_lines(self.engine_log, ADVICE_LINES)))
+        if not self.is_on_cluster or not is_missing:
+            return ""
+        return f" ({self.python} lacks the engine: name its environment, venv in the settings)"
 
     def _ask(self, signum: int) -> None:
         """Begin to drain or to end; what does not serve yet has nothing to drain."""

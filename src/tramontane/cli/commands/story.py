@@ -21,5 +21,6 @@ def story(
 ) -> None:
     """Print the events of one object, oldest first."""
     listing = session.client.list_all("/events", {"subject": subject}, limit=limit)
-    empty = f"nothing is known of {subject}; ids stand in the ID column of the lists"
+    empty = f"no events of {subject}: none was told yet, or it is no id that the key may see"
+    empty += "; ids stand in the ID column of the lists"
     print_events(listing, session, empty=empty)

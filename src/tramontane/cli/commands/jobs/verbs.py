@@ -71,6 +71,8 @@ def submit(
     if made.get("array") is None:
         _finish(session, watching.follow(session.client, made, {}))
     else:
+        hint = f"an array: `tramontane jobs logs {made.get('id')} --index N` prints what one wrote"
+        print(one_line(hint), file=sys.stderr)
         _finish(session, watching.wait_until_over(session.client, made, None))
 
 
