@@ -34,6 +34,7 @@ account = "proj1"
 setup = ["module load cuda/12"]
 container = ["apptainer", "exec", "/images/vllm.sif"]
 walltime_s = 86400
+timeout_s = 1
 networks = ["10.0.0.0/16", "2001:db8::/64"]
 site = "par1"
 country = "FR"
@@ -48,6 +49,10 @@ spot = "scavenge"
     assert alps.qos == {"spot": "scavenge"}
     assert alps.container == ("apptainer", "exec", "/images/vllm.sif")
     assert alps.walltime_s == 86_400
+    assert alps.timeout_s == 1
+    assert alps.manage_accounts is False
+    assert (alps.account, alps.setup) == ("proj1", ("module load cuda/12",))
+    assert (alps.site, alps.country) == ("par1", "FR")
     assert alps.networks == ("10.0.0.0/16", "2001:db8::/64")
 
 
@@ -66,7 +71,11 @@ def test_a_file_elsewhere_has_its_paths_beside_it(tmp_path: Path) -> None:
         ("[slurm]\nalps = 1", "[slurm.alps]"),
         ("[slurm.'a b']\nurl = 'x'", "must be of a-z"),
         ("[slurm.alps]\nurl = 'http://x'", "needs jwt_key"),
-        (LEAST + "jwtkey = 'x'", "did you mean jwt_key?"),
+        (LEAST + "jwtkey = 'x'", "there is no option 'jwtkey'; did you mean jwt_key?"),
+        (LEAST + "qqqq = 'x'", "there is no option 'qqqq'"),
+        (LEAST + "site = 5", "site must be a text of one line"),
+        (LEAST + "setup = [5]", "setup must be a list of lines"),
+        (LEAST + "[slurm.alps.qos]\nspot = 5", "qos must be a table of names"),
         (LEAST + 'networks = ["10.0.0.1/8"]', "networks: 10.0.0.1/8 has host bits set"),
         (LEAST + "timeout_s = 0", "timeout_s must be a whole number above 0"),
         (LEAST + "timeout_s = true", "timeout_s must be a whole number above 0"),
@@ -91,6 +100,7 @@ def test_what_does_not_fit_is_named(text: str, expected: str, tmp_path: Path) ->
     with pytest.raises(SettingsError) as caught:
         read(tmp_path, text)
     assert expected in str(caught.value)
+    assert ("did you mean" in str(caught.value)) is ("did you mean" in expected)
     assert "\n" not in str(caught.value)
 
 

@@ -39,6 +39,20 @@ def test_parts_of_a_file(root: Path) -> None:
     assert size_of(root, path, UID) == 10
 
 
+def test_never_more_than_a_piece_is_read_at_a_time(root: Path) -> None:
+    size, most = 17 << 20, 16 << 20
+    os.truncate(root / "job" / "attempt" / "log.0", size)
+    path = "job/attempt/log.0"
+    whole = read_range(root, path, UID, offset=0, bytes_max=1 << 40)
+    tail = read_tail(root, path, UID, bytes_max=1 << 40)
+    assert whole is not None
+    assert tail is not None
+    assert (len(whole), len(tail)) == (most, most)
+    assert (whole[:10], tail[:10]) == (b"0123456789", bytes(10))
+    assert read_range(root, path, UID, offset=-5, bytes_max=4) == b"0123"
+    assert read_range(root, path, UID, offset=size - 1, bytes_max=4) == b"\0"
+
+
 @pytest.mark.parametrize("path", ["none", "job/none", "none/log.0", "job/attempt/log.0.1"])
 def test_what_is_not_there_is_none(root: Path, path: str) -> None:
     assert read_range(root, path, UID, offset=0, bytes_max=4) is None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tramontane.runtime.tenant_trees import remove_tree
+from tramontane.runtime.tenant_trees import remove_piece, remove_tree
 
 DEPTH = 1_100  # deeper than Python's stack, and than there may be open files
 
@@ -40,6 +40,11 @@ def test_a_link_in_place_of_the_folder_is_removed_itself(root: int, tmp_path: Pa
     remove_tree(root, "swapped")
     assert not (tmp_path / "swapped").is_symlink()
     assert (tmp_path / "outside" / "kept").exists()
+    (tmp_path / "swapped").touch()
+    remove_tree(root, "swapped")
+    os.mkfifo(tmp_path / "swapped")
+    remove_tree(root, "swapped")
+    assert not (tmp_path / "swapped").exists()
 
 
 @pytest.mark.slow
@@ -63,6 +68,49 @@ def test_a_large_tree_is_removed_piece_by_piece(root: int, tmp_path: Path) -> No
             remove_tree(root, "run", entries_max=10)
     remove_tree(root, "run", entries_max=10)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("folder", ["run", "run/a", "run/a/b"])
+def test_what_may_be_removed_at_once_is_counted_wherever_it_lies(
+    root: int, tmp_path: Path, folder: str
+) -> None:
+    for number in range(7):
+        (tmp_path / folder / f"file{number}").touch()
+    with pytest.raises(BlockingIOError):
+        remove_tree(root, "run", entries_max=3)
+    left = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(left) >= 8 - 3
+    pieces = 1
+    while not remove_piece(root, "run", entries_max=3):
+        pieces += 1
+        assert pieces < 20
+    assert pieces >= 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_as_much_as_there_is_may_be_removed_at_once(root: int, tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    for count, fits in ((4, True), (5, False)):
+        flat.mkdir()
+        for number in range(count):
+            (flat / f"file{number}").touch()
+        assert remove_piece(root, "flat", entries_max=4) is fits
+        assert flat.exists() is not fits
+    assert remove_piece(root, "none")
+
+
+def test_no_descriptor_is_left_open(root: int, tmp_path: Path) -> None:
+    def count() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = count()
+    (tmp_path / "run" / "c").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "outside")
+    with pytest.raises(BlockingIOError):
+        remove_tree(root, "run", entries_max=2)
+    for name in ("run", "link", "none"):
+        remove_tree(root, name)
+    assert count() == before
 
 
 def test_names_swapped_meanwhile_neither_lead_out_nor_hold_it(root: int, tmp_path: Path) -> None:
