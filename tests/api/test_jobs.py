@@ -12,6 +12,7 @@ from tramontane.api.routes.jobs import jobs as routes
 from tramontane.domain.fleet import Cluster, ClusterStatus, Device, Node, NodeStatus
 from tramontane.domain.jobs.attempt import AttemptState
 from tramontane.domain.jobs.job import Attempt, AttemptStatus, Job, JobStatus
+from tramontane.domain.launch import PriorityClass
 from tramontane.domain.resources import Resources
 from tramontane.services.jobs import use_cases
 from tramontane.services.quotas.owned import Subject
@@ -102,6 +103,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "priority_class",
         "not 'gold'",
         "'reserved', 'standard' or 'spot'",
+    ),
+    "a class that no quota names": (
+        {"priority_class": "reserved"},
+        "priority_class",
+        "the class reserved, and its project may ask for standard and spot",
+        "ask for standard, or ask an operator for a quota that names reserved",
     ),
     "an unknown topology": (
         {"topology": "ring"},
@@ -243,6 +250,8 @@ def test_a_job_is_shown_without_its_secrets(cloud: Cloud) -> None:
         "hang_after_s": 60,
         "topology": "spread",
     }
+    everything = Subject(organization="default")
+    cloud.services.quotas.set(cloud.operator, everything, 8, 1, tuple(PriorityClass))
     reply = submit(cloud, body)
     assert reply.status_code == 201
     made = reply.json()

@@ -43,6 +43,7 @@ def test_a_quota_is_set_replaced_listed_and_deleted(cloud: Cloud) -> None:
         "subject_id": cloud.project.id,
         "devices_max": 16,
         "share": 1,
+        "priority_classes": None,
     }
     assert bound(cloud) == 16
     wide = set_quota(cloud, organization="default", devices_max=8, share=3)
@@ -69,6 +70,8 @@ def test_a_quota_is_set_replaced_listed_and_deleted(cloud: Cloud) -> None:
         ({"project": "default"}, 400, "missing_required_parameter", "bounds nothing"),
         ({"project": "default", "devices_max": -1}, 400, "invalid_value", "greater than"),
         ({"project": "default", "devices_max": 1.5}, 400, "invalid_value", "integer"),
+        ({"project": "default", "priority_classes": []}, 400, "invalid_value", "at least 1"),
+        ({"project": "default", "priority_classes": ["gold"]}, 400, "invalid_value", "'gold'"),
         ({"project": "default", "share": 0}, 400, "invalid_value", "greater than"),
         ({"project": "nope", "devices_max": 1}, 404, "not_found", "no project nope"),
         ({"organization": "nope", "devices_max": 1}, 404, "not_found", "organization nope"),
@@ -125,6 +128,90 @@ def test_a_deployment_beyond_a_quota_is_refused_with_the_nearest_that_fits(cloud
     assert "the quota of its organization is 7" in told
     cloud.cloud("DELETE", "/deployments/second")
     assert demo(cloud, "third", devices=2).status_code == 201
+
+
+ALL = ["reserved", "standard", "spot"]
+
+
+def ask(cloud: Cloud, priority_class: str, **sent: Any) -> Any:
+    body = {"name": "train", "command": ["true"], "priority_class": priority_class}
+    return cloud.call("POST", "/cloud/v1/jobs", json=body, **sent)
+
+
+def may_ask(cloud: Cloud) -> list[str]:
+    """Return the classes of which a job is taken; each refusal names the nearest of these."""
+    taken: list[str] = []
+    for each in ALL:
+        reply = ask(cloud, each)
+        if reply.status_code == 201:
+            taken.append(each)
+        else:
+            told = check_error(reply, 400, "does_not_fit", "priority_class")
+            assert f"ask an operator for a quota that names {each}" in told
+    return taken
+
+
+def test_quotas_name_the_classes_that_may_be_asked_for(cloud: Cloud) -> None:
+    assert may_ask(cloud) == ["standard", "spot"]
+    made = set_quota(cloud, organization="default", priority_classes=["spot", "reserved", "spot"])
+    assert made["priority_classes"] == ["reserved", "spot"]
+    assert may_ask(cloud) == ["reserved", "spot"]
+    with cloud.unchanged():
+        told = check_error(ask(cloud, "standard"), 400, "does_not_fit", "priority_class")
+        assert "the job asks for the class standard, and its project may ask for" in told
+        assert "reserved and spot: ask for spot" in told
+        body = {"project": "default", "priority_classes": ["standard", "spot"]}
+        reply = cloud.call("PUT", "/cloud/v1/quotas", json=body)
+        told = check_error(reply, 400, "does_not_fit", "priority_classes")
+        assert "cannot have standard: its organization has reserved and spot" in told
+    set_quota(cloud, project="default", priority_classes=["reserved"])
+    assert may_ask(cloud) == ["reserved"]
+    # An organization that loses a class loses it for all of its projects.
+    cloud.cloud("DELETE", f"/quotas/{made['id']}")
+    assert may_ask(cloud) == []
+    told = check_error(ask(cloud, "spot"), 400, "does_not_fit", "priority_class")
+    assert "may ask for no class: nothing of it can start" in told
+
+
+def test_a_reserved_rack_is_an_operators_word_too(cloud: Cloud) -> None:
+    add_slurm(cloud)
+    cloud.add_node()
+    body = {"organization": "default", "cluster": "alps", "rack": "rack1"}
+    made = cloud.cloud("POST", "/reservations", json=body)
+    assert may_ask(cloud) == ALL
+    set_quota(cloud, organization="default", priority_classes=["spot"])
+    assert may_ask(cloud) == ["spot"]  # what is named is all
+    set_quota(cloud, organization="default", devices_max=4)
+    assert may_ask(cloud) == ALL
+    cloud.cloud("DELETE", f"/reservations/{made['id']}")
+    assert may_ask(cloud) == ["standard", "spot"]
+
+
+def test_a_deployment_keeps_a_class_that_was_taken_away_and_gets_no_more_of_it(
+    cloud: Cloud,
+) -> None:
+    told = check_error(
+        demo(cloud, "first", priority_class="reserved"), 400, "does_not_fit", "priority_class"
+    )
+    assert "the deployment asks for the class reserved" in told
+    made = set_quota(cloud, organization="default", priority_classes=ALL)
+    assert demo(cloud, "first", priority_class="reserved", replicas=2).status_code == 201
+    assert demo(cloud, "second").status_code == 201
+    cloud.cloud("DELETE", f"/quotas/{made['id']}")
+
+    def change(name: str, body: dict[str, Any]) -> Any:
+        return cloud.call("PATCH", f"/cloud/v1/deployments/{name}", json=body)
+
+    with cloud.unchanged():
+        for reply in (
+            change("second", {"priority_class": "reserved"}),
+            change("first", {"replicas": 3}),
+            cloud.call("PUT", "/cloud/v1/deployments/first/canary", json={"percent": 5}),
+        ):
+            check_error(reply, 400, "does_not_fit", "priority_class")
+    for kept in ({"parallel": 8}, {"replicas": 1}, {"priority_class": "standard"}):
+        assert change("first", kept).status_code == 200
+    assert change("first", {"replicas": 3}).status_code == 200
 
 
 def add_slurm(cloud: Cloud) -> None:

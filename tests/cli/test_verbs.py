@@ -219,6 +219,13 @@ SENT: list[Sent] = [
         {},
         {"project": "demo", "devices_max": 16, "share": 3},
     ),
+    (
+        "quotas set --organization acme --priority-classes standard,spot",
+        "PUT",
+        "/quotas",
+        {},
+        {"organization": "acme", "share": 1, "priority_classes": ["standard", "spot"]},
+    ),
     ("prices classes", "GET", "/class-prices", {}, None),
     (
         "usage attempts --job train --from 2026-11-22",

@@ -137,6 +137,7 @@ def test_reservations_as_they_are_shown() -> None:
         ("Error creating the reservation: Requested nodes are busy", 1, False),
         (" Problem adding QOS: Access/permission denied", 1, False),
         ("", 1, False),
+        (" These associations don't have access to their default qos.", 0, False),
     ],
 )
 def test_an_outage_and_a_refusal(

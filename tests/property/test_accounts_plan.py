@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tramontane.domain.launch import PriorityClass
-from tramontane.domain.quotas import names
+from tramontane.domain.quotas import classes, names
 from tramontane.domain.quotas.accounts import (
     Account,
     AccountPolicy,
@@ -42,7 +42,12 @@ USERS = ["alice", "tmt-a", "root"]
 FOREIGN = ["tmt", "tmtx_a", "acme", "x-tmt_a"]
 
 label = st.sampled_from(LABELS)
-quota = st.tuples(st.none() | st.integers(0, 1_000), st.integers(1, 100))
+some_classes = st.sets(st.sampled_from(PriorityClass))
+quota = st.tuples(
+    st.none() | st.integers(0, 1_000),
+    st.integers(1, 100),
+    st.none() | some_classes.filter(bool).map(classes.ordered),
+)
 
 
 @st.composite
@@ -58,13 +63,16 @@ def tenants(draw: st.DrawFn) -> Tenants:
     ):
         for subject in subjects:
             if draw(st.booleans()):
-                devices, share = draw(quota)
-                quotas.append(Quota(f"quo_{subject.id}", scope, subject.id, devices, share))
+                quotas.append(Quota(f"quo_{subject.id}", scope, subject.id, *draw(quota)))
     for rack in draw(st.lists(st.sampled_from(["rack1", "rack2", "gone"]), unique=True)):
         if organizations:
             owner = draw(st.sampled_from(organizations))
             kept.append(RackReservation(f"rsv_{rack}", owner.id, "alps", rack))
-    return Tenants(tuple(organizations), tuple(projects), tuple(quotas), tuple(kept))
+    in_use = {each.id: frozenset(draw(some_classes)) for each in projects if draw(st.booleans())}
+    owners = frozenset(it.organization_id for it in kept)
+    return Tenants(
+        tuple(organizations), tuple(projects), tuple(quotas), tuple(kept), owners, in_use
+    )
 
 
 @st.composite
@@ -195,23 +203,77 @@ def test_what_is_wanted_in_numbers() -> None:
             Quota("quo_w", QuotaScope.PROJECT, "prj_w", 4),
         ),
         (RackReservation("rsv_1", "org_a", "alps", "rack1"),),
+        rack_owners=frozenset({"org_a"}),
     )
     policy = AccountPolicy(PREFIX, {"acme": "u-acme", "acme/lab": "u-lab"})
     plan = plan_accounts(wanted(now, policy, RACKS), Observed(Book()), PREFIX)
-    classes = frozenset(names.qos_of(PREFIX, each) for each in PriorityClass)
+    all_qos = qos_of(*PriorityClass)
     standard = "tmt_standard"
     assert [type(it).__name__ for it in plan.actions[:3]] == ["PutQos"] * 3
     assert plan.actions[0].new.name == "tmt_spot"  # what others evict has to be there first
     assert plan.actions[3:] == (
-        PutAccount(Account("tmt_acme", "root", 3, 16, classes, standard)),
-        PutAccount(Account("tmt_acme_lab", "tmt_acme", 1, None, classes, standard)),
-        PutAccount(Account("tmt_acme_web", "tmt_acme", 1, 4, classes, standard)),
-        PutMembership(Membership("tmt_acme_lab", "u-lab", classes, standard)),
-        PutMembership(Membership("tmt_acme_web", "u-acme", classes, standard)),
+        PutAccount(Account("tmt_acme", "root", 3, 16, all_qos, standard)),
+        PutAccount(Account("tmt_acme_lab", "tmt_acme", 1, None, all_qos, standard)),
+        PutAccount(Account("tmt_acme_web", "tmt_acme", 1, 4, all_qos, standard)),
+        PutMembership(Membership("tmt_acme_lab", "u-lab", all_qos, standard)),
+        PutMembership(Membership("tmt_acme_web", "u-acme", all_qos, standard)),
         PutReservation(
             Reservation("tmt_acme_rack1", frozenset({"tmt_acme"}), frozenset({"r1n1", "r1n2"}))
         ),
     )
+
+
+def qos_of(*named: PriorityClass) -> frozenset[str]:
+    return frozenset(names.qos_of(PREFIX, each) for each in named)
+
+
+RESERVED, STANDARD, SPOT = PriorityClass
+
+
+@pytest.mark.parametrize(
+    ("of_organization", "of_project", "in_use", "has_rack", "expected", "default"),
+    [
+        (None, None, (), False, (STANDARD, SPOT), STANDARD),
+        (None, None, (), True, tuple(PriorityClass), STANDARD),
+        ((SPOT,), None, (), True, (SPOT,), SPOT),  # what is named is all
+        ((RESERVED, SPOT), None, (), False, (RESERVED, SPOT), SPOT),
+        ((RESERVED,), None, (), False, (RESERVED,), RESERVED),
+        (None, (SPOT,), (), False, (SPOT,), SPOT),
+        (None, (RESERVED, SPOT), (), False, (SPOT,), SPOT),
+        (None, None, (RESERVED,), False, tuple(PriorityClass), STANDARD),  # what runs goes on
+        (None, (SPOT,), (RESERVED, STANDARD), False, tuple(PriorityClass), SPOT),
+        (None, (RESERVED,), (STANDARD,), False, (STANDARD,), STANDARD),
+        (None, (RESERVED,), (), False, None, RESERVED),  # nobody may submit
+    ],
+)
+def test_what_users_may_ask_slurm_for(
+    *,
+    of_organization: classes.Classes | None,
+    of_project: classes.Classes | None,
+    in_use: classes.Classes,
+    has_rack: bool,
+    expected: classes.Classes | None,
+    default: PriorityClass,
+) -> None:
+    now = Tenants(
+        (Organization("org_a", "acme", 0),),
+        (Project("prj_w", "org_a", "web", 0),),
+        (
+            Quota("quo_a", QuotaScope.ORGANIZATION, "org_a", priority_classes=of_organization),
+            Quota("quo_w", QuotaScope.PROJECT, "prj_w", priority_classes=of_project),
+        ),
+        rack_owners=frozenset({"org_a"} if has_rack else ()),
+        classes_in_use={"prj_w": frozenset(in_use)},
+    )
+    book = wanted(now, AccountPolicy(PREFIX, {}, "u"), RACKS)
+    account = book.accounts["tmt_acme_web"]
+    assert account.default_qos == names.qos_of(PREFIX, default)
+    if expected is None:
+        assert book.memberships == {}
+        return
+    membership = Membership("tmt_acme_web", "u", qos_of(*expected), account.default_qos)
+    assert book.memberships == {("tmt_acme_web", "u"): membership}
+    assert account.qos == membership.qos
 
 
 def test_words_for_people() -> None:

@@ -180,7 +180,7 @@ def test_scaling_keeps_the_generation(cloud: Cloud) -> None:
         {"memory_bytes": GIB},
         {"engine_options": (("mode", "chat"),)},
         {"parallel": 1, "replicas": 2},
-        {"priority_class": PriorityClass.RESERVED},
+        {"priority_class": PriorityClass.SPOT},
     ],
 )
 def test_any_other_change_is_a_new_generation(cloud: Cloud, fields: dict[str, object]) -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from tests.support.planning import NOW_MS
 from tests.support.waiting import until
-from tramontane.dev.slurm.cluster import SlurmCluster
+from tramontane.dev.slurm.cluster import SlurmCluster, SlurmClusterError
 from tramontane.domain.fleet import Cluster, ClusterStatus
+from tramontane.domain.launch import PriorityClass
 from tramontane.domain.quotas.accounts import AccountPolicy
 from tramontane.domain.quotas.quota import Quota, QuotaScope, RackReservation
 from tramontane.domain.tenancy import Organization, Project
@@ -20,7 +21,7 @@ from tramontane.drivers.slurm.commands import Commands, racks
 from tramontane.reconcilers.accounts import AccountsReconciler
 from tramontane.runtime.clock import SystemClock
 from tramontane.store import events, fleet, tenancy
-from tramontane.store.db import Database
+from tramontane.store.db import Database, Transaction
 from tramontane.store.quotas import quotas, reservations
 
 pytestmark = pytest.mark.slow
@@ -31,7 +32,8 @@ LAB = Organization("org_lab", "lab", NOW_MS)
 NETWORK = Project("prj_network", TELCO.id, "network", NOW_MS)
 TRAINING = Project("prj_training", LAB.id, "training", NOW_MS)
 POLICY = AccountPolicy(PREFIX, {"telco": "tmt-a", "lab/training": "tmt-b"})
-QUOTA = Quota("quo_telco", QuotaScope.ORGANIZATION, TELCO.id, 16, 3)
+RESERVED, STANDARD, SPOT = PriorityClass
+QUOTA = Quota("quo_telco", QuotaScope.ORGANIZATION, TELCO.id, 16, 3, tuple(PriorityClass))
 
 
 class Recording(Commands):
@@ -174,13 +176,13 @@ def site(
 def test_a_fresh_cluster_gets_everything_and_a_second_pass_changes_nothing(site: Site) -> None:
     made = site.settle()
     assert len(made) == 3 + 4 + 2
-    classes = "acc_reserved,acc_spot,acc_standard"
+    classes, fewer = "acc_reserved,acc_spot,acc_standard", "acc_spot,acc_standard"
     assert site.associations("acc_telco", "acc_telco_network", "acc_lab_training") == {
         ("acc_telco", ""): ["root", "3", "gres/gpu=16", classes, "acc_standard"],
         ("acc_telco_network", ""): ["acc_telco", "1", "", classes, "acc_standard"],
         ("acc_telco_network", "tmt-a"): ["", "1", "", classes, "acc_standard"],
-        ("acc_lab_training", ""): ["acc_lab", "1", "", classes, "acc_standard"],
-        ("acc_lab_training", "tmt-b"): ["", "1", "", classes, "acc_standard"],
+        ("acc_lab_training", ""): ["acc_lab", "1", "", fewer, "acc_standard"],
+        ("acc_lab_training", "tmt-b"): ["", "1", "", fewer, "acc_standard"],
     }
     shown = site.slurm.run("sacctmgr", "-nP", "list", "qos", "format=name,priority,preempt")
     assert {line for line in shown.splitlines() if PREFIX in line} == {
@@ -205,9 +207,9 @@ def test_what_is_changed_by_hand_is_told_and_set_back(site: Site) -> None:
     site.settle()
     assert site.associations("acc_telco", "acc_telco_network", "acc_lab_training") == right
     told = site.drifts()
-    assert "parent acc -> root, share 77 -> 3, devices max 99 -> 16; set back" in told[1]
+    assert "parent acc -> root, share 77 -> 3, devices max 99 -> 16; set back" in told[4]
     assert told[0] == ("changed outside: class acc_spot differs: priority 9999 -> 0; set back")
-    assert told[2:] == [
+    assert told[1:4] == [
         "changed outside: account acc_lab_training is missing: made; set back",
         "changed outside: user tmt-b in account acc_lab_training is missing: made; set back",
         "changed outside: user root is not wanted in account acc_telco: removed; set back",
@@ -235,6 +237,46 @@ def test_reserved_evicts_spot(site: Site) -> None:
     site.until(spot, "PREEMPTED")
     site.until(reserved, "RUNNING")
     site.end(reserved)
+
+
+def test_a_class_that_no_quota_names_is_not_taken_by_hand_either(site: Site) -> None:
+    """Nor is what a project's quota leaves out; what runs in such a class goes on."""
+    site.reconciler.step()
+    with pytest.raises(SlurmClusterError, match="Invalid qos"):
+        site.submit("tmt-b", "lab_training", "--qos=acc_reserved")
+    running = site.submit("tmt-a", "telco_network", "--qos=acc_standard", "--gpus-per-node=1")
+    site.until(running, "RUNNING")
+    told = site.drifts()
+    for named in ((SPOT,), (RESERVED,), (RESERVED, STANDARD), (SPOT,)):
+        narrow = Quota("quo_n", QuotaScope.PROJECT, NETWORK.id, priority_classes=named)
+        site.db.write(lambda tx, it=narrow: put_quota(tx, it))
+        site.settle()
+        qos = ",".join(sorted(f"{PREFIX}{each}" for each in named))
+        found = site.associations("acc_telco_network")
+        assert {tuple(row[3:]) for row in found.values()} == {(qos, default_of(named))}
+    assert site.drifts() == told
+    user = ("name=tmt-a", "account=acc_telco_network", f"cluster={site.slurm.name}")
+    taken = ("set", "qos=acc_reserved,acc_spot", "defaultqos=acc_reserved")
+    site.slurm.run("sacctmgr", "-i", "modify", "user", *user, *taken)
+    site.settle()
+    assert "qos acc_reserved,acc_spot -> acc_spot" in site.drifts()[-1]
+    assert site.state(running)[0] == "RUNNING"
+    site.end(running)
+    site.db.write(lambda tx: quotas.ROWS.remove(tx, "quo_n"))
+    site.settle()
+
+
+def put_quota(tx: Transaction, quota: Quota) -> None:
+    seen = quotas.find(tx, quota.subject_id)
+    if seen is None:
+        quotas.ROWS.insert(tx, quota, NOW_MS)
+    else:
+        quotas.ROWS.update(tx, quota)
+
+
+def default_of(named: tuple[PriorityClass, ...]) -> str:
+    """Return what a job without a class gets: standard if it may, else the next below."""
+    return f"{PREFIX}{next((it for it in (STANDARD, SPOT) if it in named), RESERVED)}"
 
 
 def test_a_reserved_rack_is_for_its_organization_alone(site: Site) -> None:

@@ -104,6 +104,8 @@ def test_two_gangs_take_a_rack_each_and_the_third_waits(jobs: Jobs, slurm: Slurm
 
 
 def test_spot_gives_way_to_reserved_and_goes_on_from_its_checkpoint(jobs: Jobs) -> None:
+    classes = {"organization": "default", "priority_classes": ["reserved", "standard", "spot"]}
+    jobs.system.cloud("PUT", "/quotas", json=classes)
     jobs.system.cloud("PUT", "/class-prices/spot", json={"device_hour_micro": SPOT_MICRO})
     whole: dict[str, Any] = {"nodes": 4, "devices": 4}
     spot = jobs.submit("sweep", STEPS, priority_class="spot", **whole)

@@ -1,3 +1,4 @@
+import json
 import shutil
 import subprocess
 import sys
@@ -17,11 +18,13 @@ from sqlalchemy.pool import NullPool
 from tests.store import samples
 from tests.support.databases import migrate
 from tramontane.domain import ids
+from tramontane.domain.launch import PriorityClass
 from tramontane.domain.spending.limits import LimitMeter, LimitScope, meters_of
 from tramontane.store import tenancy
 from tramontane.store.db import Database, NewerSchemaError, StoreUnavailableError
 from tramontane.store.migrations import revisions
 from tramontane.store.migrations.schema import metadata
+from tramontane.store.quotas import quotas
 from tramontane.store.spending import limits
 
 ROOT = Path(__file__).parents[2]
@@ -225,3 +228,45 @@ def test_bounds_of_keys_become_limits(empty_url):
         assert ids.prefix_of(bound.id) == ids.LIMIT
         assert len(tenancy.list_api_keys(tx, "prj")) == 2
     database.close()
+
+
+def test_who_has_asked_for_reserved_may_go_on(empty_url):
+    """A database of 0010 with jobs and deployments of organizations."""
+    config = Config()
+    config.set_main_option("script_location", "tramontane.store:migrations")
+    config.set_main_option("path_separator", "os")
+    asked = '{"env":[],"priority_class":"reserved"}'
+    hidden = json.dumps({"env": [["X", asked]], "priority_class": "standard"})
+    specs = {"asked": asked, "quota": asked, "hidden": hidden}
+    with plain(empty_url).begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0010")
+
+        def insert(table: str, **values: object) -> None:
+            columns, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
+            query = text(f"INSERT INTO {table} ({columns}) VALUES ({marks})")
+            connection.execute(query, values)
+
+        for name in (*specs, "serves"):
+            insert("organizations", id=f"org_{name}", name=name, created_at_ms=1, revision=1)
+            owned = {"id": f"prj_{name}", "organization_id": f"org_{name}"}
+            insert("projects", **owned, name=name, created_at_ms=1, revision=1)
+        for name, spec in specs.items():
+            of = {"id": f"job_{name}", "project_id": f"prj_{name}", "name": name, "spec": spec}
+            insert("jobs", **of, created_at_ms=1, status="succeeded", digest="", revision=1)
+        counts = ("generation", "created_at_ms", "observed_generation", "ready_replicas")
+        counts += ("failures", "retry_at_ms", "start_ms", "revision")
+        of = {"id": "dep_1", "project_id": "prj_serves", "name": "d", "spec": asked}
+        rest = {"model_version_id": "mdv_1", "status": "ready"}
+        insert("deployments", **of, **rest, **dict.fromkeys(counts, 1))
+        bound = {"scope": "organization", "subject_id": "org_quota", "devices_max": 8}
+        insert("quotas", id="quo_1", **bound, share=2, created_at_ms=1)
+    database = Database(empty_url)
+    database.migrate()
+    with database.read() as tx:
+        found = {quota.subject_id: quota for quota in quotas.ROWS.list_all(tx)}
+    database.close()
+    assert set(found) == {"org_asked", "org_quota", "org_serves"}
+    assert {quota.priority_classes for quota in found.values()} == {tuple(PriorityClass)}
+    assert (found["org_quota"].id, found["org_quota"].devices_max) == ("quo_1", 8)
+    assert ids.prefix_of(found["org_asked"].id) == ids.QUOTA

@@ -1,12 +1,14 @@
 """Quotas, reserved racks, prices of classes and the bill, on both databases."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.store import samples
 from tests.store.samples import NOW_MS, ORG, OTHER_ORG, OTHER_PROJECT, PROJECT
 from tests.store.test_indexes import is_slow, plans
 from tests.support.jobs import attempt_of, job_of
-from tramontane.domain.jobs.job import AttemptStatus
+from tramontane.domain.jobs.job import AttemptStatus, JobStatus
 from tramontane.domain.launch import PriorityClass
 from tramontane.domain.quotas.quota import Quota, QuotaScope, RackReservation
 from tramontane.store.db import Database, Transaction
@@ -17,7 +19,7 @@ from tramontane.store.quotas.attempts import BillRange
 from tramontane.store.quotas.owned import Owner
 
 WIDE = Quota("quo_1", QuotaScope.ORGANIZATION, ORG, 16, 3)
-NARROW = Quota("quo_2", QuotaScope.PROJECT, PROJECT, None, 2)
+NARROW = Quota("quo_2", QuotaScope.PROJECT, PROJECT, None, 2, (PriorityClass.SPOT,))
 KEPT = RackReservation("rsv_1", ORG, "alps", "rack1")
 SPOT = PriorityClass.SPOT
 HOME, OTHERS = Owner(ORG, PROJECT), Owner(OTHER_ORG, OTHER_PROJECT)
@@ -104,6 +106,27 @@ def test_a_bill_keeps_its_prices_and_adds_up(planted: Database) -> None:
         assert bill.totals(tx, BillRange(OTHER_PROJECT)) == []
         after = billed[0].attempt.id
         assert len(bill.list_billed(tx, BillRange(), after=after, limit=1)) == 1
+
+
+def test_classes_in_use_are_those_of_what_is_not_over(planted: Database) -> None:
+    """Whatever a tenant writes into a job is no class of it."""
+    named = (('"priority_class":"reserved"', '"priority_class":"reserved"'),)
+    with planted.read() as tx:
+        found = tenants.read(tx, "alps")
+    assert found.rack_owners == {ORG}
+    before = found.classes_in_use[PROJECT]
+    assert SPOT in before
+    assert PriorityClass.RESERVED not in before
+    hidden = job_of(2, project_id=PROJECT, env=named, priority_class=PriorityClass.STANDARD)
+    over = job_of(3, project_id=PROJECT, priority_class=PriorityClass.RESERVED)
+    over = replace(over, status=JobStatus.SUCCEEDED)
+    theirs = job_of(4, project_id=OTHER_PROJECT, priority_class=PriorityClass.RESERVED)
+    for job in (hidden, over, theirs):
+        planted.write(lambda tx, job=job: jobs.insert(tx, job, ()))
+    with planted.read() as tx:
+        found = tenants.read(tx, "alps")
+    assert PriorityClass.RESERVED not in found.classes_in_use[PROJECT]
+    assert PriorityClass.RESERVED in found.classes_in_use[OTHER_PROJECT]
 
 
 READS = {

@@ -60,12 +60,14 @@ def prices(value: PricedModel) -> wire.ModelPrices:
 
 def quota(value: quotas.Quota) -> cloud_quotas.Quota:
     """Return the view of a quota."""
+    named = value.priority_classes
     return cloud_quotas.Quota(
         id=value.id,
         scope=value.scope,
         subject_id=value.subject_id,
         devices_max=value.devices_max,
         share=value.share,
+        priority_classes=None if named is None else [each.value for each in named],
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
-from tramontane.domain.quotas.accounts import AccountPolicy, Book, Observed
+from tramontane.domain.quotas.accounts import Account, AccountPolicy, Book, Observed
 from tramontane.domain.quotas.accounts_plan import (
     Action,
     DropAccount,
@@ -62,6 +62,7 @@ def applied(observed: Observed, action: Action) -> Observed:
         case PutAccount(new, seen):
             _need({new.parent}, {**book.accounts, "root": None}, f"account {new.name} is below")
             _need(new.qos, book.qos, f"account {new.name} has the QOS")
+            _check_default(book, new, seen)
             book = replace(book, accounts={**book.accounts, new.name: new})
             made = observed.made_here | (frozenset() if seen else {new.name})
             return replace(observed, book=book, made_here=made)
@@ -100,6 +101,14 @@ def applied(observed: Observed, action: Action) -> Observed:
             made = observed.made_here - {name}
             return replace(observed, book=book, made_here=made)
     return replace(observed, book=book)
+
+
+def _check_default(book: Book, new: Account, seen: Account | None) -> None:
+    """Refuse a default QOS, when it is given with a change, that a user of the account lacks."""
+    is_given = seen is not None and (seen.qos, seen.default_qos) != (new.qos, new.default_qos)
+    for (account, user), its in book.memberships.items():
+        if is_given and account == new.name and new.default_qos not in {None, *its.qos}:
+            raise ClusterRefusedError(f"user {user} of {new.name} lacks its default QOS")
 
 
 def _check_free(book: Book, name: str, nodes: frozenset[str]) -> None:

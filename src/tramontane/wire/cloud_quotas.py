@@ -4,6 +4,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from tramontane.domain.launch import PriorityClass
 from tramontane.wire import cloud_types as types
 from tramontane.wire.cloud_replies import Page, Time, TimeOrNull
 from tramontane.wire.cloud_requests import PageQuery, ProjectPageQuery
@@ -39,6 +40,16 @@ class SetQuota(Strict):
             description="Its part of a full cluster beside those of its siblings.",
         ),
     ] = 1
+    priority_classes: Annotated[
+        list[Class] | None,
+        Field(
+            min_length=1,
+            max_length=len(PriorityClass),
+            description="Classes that may be asked for; a project has no more than its "
+            "organization. Null: what the organization has; of an organization standard and spot, "
+            "and reserved if a rack is reserved for it.",
+        ),
+    ] = None
 
     @model_validator(mode="after")
     def _check_subject(self) -> Self:
@@ -119,6 +130,9 @@ class Quota(Reply):
         int | None, Field(description="Accelerators in use at once; null: any number.")
     ]
     share: int
+    priority_classes: Annotated[
+        list[Class] | None, Field(description="Classes that may be asked for; null: none is named.")
+    ]
 
 
 class Reservation(Reply):

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tramontane.domain.launch import PriorityClass
-from tramontane.domain.quotas import names
+from tramontane.domain.quotas import classes, names
+from tramontane.domain.quotas.classes import Classes
 from tramontane.domain.quotas.quota import SHARE_DEFAULT, Quota, RackReservation
 from tramontane.domain.tenancy import Organization, Project
 
@@ -117,59 +118,89 @@ class AccountPolicy:
 class Tenants:
     """Everything of the store that accounts follow from; ``projects`` are those not archived.
 
-    ``reservations`` are those of one cluster.
+    ``reservations`` are those of one cluster, ``rack_owners`` the organizations that have one on
+    any. ``classes_in_use`` are those of deployments and of jobs that are not over, by project.
     """
 
     organizations: tuple[Organization, ...]
     projects: tuple[Project, ...]
     quotas: tuple[Quota, ...] = ()
     reservations: tuple[RackReservation, ...] = ()
+    rack_owners: frozenset[str] = frozenset()
+    classes_in_use: Mapping[str, frozenset[PriorityClass]] = field(
+        default_factory=dict[str, frozenset[PriorityClass]]
+    )
 
 
 def wanted(tenants: Tenants, policy: AccountPolicy, racks: Mapping[str, str]) -> Book:
     """Return what the cluster should have; ``racks`` is rack by node.
 
-    A reserved rack that the cluster does not have becomes a reservation without nodes.
+    A reserved rack that the cluster does not have becomes a reservation without nodes. Classes
+    that something of a project has, though it may ask for them no more, stay open to it: what
+    runs goes on, and so do its next attempts and replicas.
     """
-    classes = _classes(policy.prefix)
-    allowed = frozenset(classes)
-    default_qos = names.qos_of(policy.prefix, DEFAULT_CLASS)
     quotas = {quota.subject_id: quota for quota in tenants.quotas}
     organizations = {each.id: each for each in tenants.organizations}
     accounts: dict[str, Account] = {}
     memberships: dict[tuple[str, str], Membership] = {}
 
-    def account(subject_id: str, name: str, parent: str) -> None:
+    def account(subject_id: str, name: str, parent: str, opened: _Opened) -> None:
         quota = quotas.get(subject_id)
         accounts[name] = Account(
             name=name,
             parent=parent,
             share=quota.share if quota else SHARE_DEFAULT,
             devices_max=quota.devices_max if quota else None,
-            qos=allowed,
-            default_qos=default_qos,
+            qos=opened.qos,
+            default_qos=opened.default_qos,
         )
 
+    may_ask: dict[str, Classes] = {}
     for each in tenants.organizations:
-        account(each.id, names.account_of(policy.prefix, each.name), ROOT)
+        has_rack = each.id in tenants.rack_owners
+        may_ask[each.id] = classes.of_organization(quotas.get(each.id), has_rack=has_rack)
+        opened = _opened(policy.prefix, may_ask[each.id])
+        account(each.id, names.account_of(policy.prefix, each.name), ROOT, opened)
     for project in tenants.projects:
         owner = organizations[project.organization_id].name
         name = names.account_of(policy.prefix, owner, project.name)
-        account(project.id, name, names.account_of(policy.prefix, owner))
+        quota = quotas.get(project.id)
+        allowed = classes.of_project(may_ask[project.organization_id], quota)
+        in_use = classes.ordered(tenants.classes_in_use.get(project.id, ()))
+        is_closed = not allowed and not in_use
+        # A closed account keeps what its quota names, and loses its user: Slurm has no empty list.
+        closed = quota.priority_classes if quota and is_closed else None
+        opened = _opened(policy.prefix, allowed or closed or (), in_use)
+        account(project.id, name, names.account_of(policy.prefix, owner), opened)
         user = names.user_of(policy.users, policy.default_user, owner, project.name)
-        if user is not None:
-            memberships[name, user] = Membership(name, user, allowed, default_qos)
-    return Book(accounts, memberships, classes, _reservations(tenants, policy.prefix, racks))
+        if user is not None and not is_closed:
+            memberships[name, user] = Membership(name, user, opened.qos, opened.default_qos)
+    kept_racks = _reservations(tenants, policy.prefix, racks)
+    return Book(accounts, memberships, _qos(policy.prefix), kept_racks)
 
 
-def _classes(prefix: str) -> dict[str, Qos]:
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    qos: frozenset[str]
+    default_qos: str
+
+
+def _opened(prefix: str, allowed: Classes, in_use: Classes = ()) -> _Opened:
+    """Return the QOS of an account, and that of what asks for none: never one only in use."""
+    default = classes.nearest(DEFAULT_CLASS, allowed or in_use) or DEFAULT_CLASS
+    opened = {*allowed, *in_use, default}
+    qos = frozenset(names.qos_of(prefix, each) for each in opened)
+    return _Opened(qos, names.qos_of(prefix, default))
+
+
+def _qos(prefix: str) -> dict[str, Qos]:
     spot = names.qos_of(prefix, PriorityClass.SPOT)
-    classes: dict[str, Qos] = {}
+    qos: dict[str, Qos] = {}
     for priority_class, priority in PRIORITIES.items():
         name = names.qos_of(prefix, priority_class)
         evicts = frozenset[str]() if name == spot else frozenset({spot})
-        classes[name] = Qos(name, priority, evicts)
-    return classes
+        qos[name] = Qos(name, priority, evicts)
+    return qos
 
 
 def _reservations(

@@ -112,15 +112,20 @@ def plan_accounts(wanted: Book, observed: Observed, prefix: str) -> AccountsPlan
     for qos in sorted(wanted.qos.values(), key=lambda each: (bool(each.preempts), each.name)):
         if seen.qos.get(qos.name) != qos:
             actions.append(PutQos(qos, seen.qos.get(qos.name)))
-    for account in sorted(wanted.accounts.values(), key=lambda it: (it.parent != ROOT, it.name)):
-        if seen.accounts.get(account.name) != account:
-            actions.append(PutAccount(account, seen.accounts.get(account.name)))
+    accounts = [
+        PutAccount(account, seen.accounts.get(account.name))
+        for account in sorted(wanted.accounts.values(), key=lambda it: (it.parent != ROOT, it.name))
+        if seen.accounts.get(account.name) != account
+    ]
+    actions += [action for action in accounts if action.seen is None]
     for key, membership in sorted(wanted.memberships.items()):
         if seen.memberships.get(key) != membership:
             actions.append(PutMembership(membership, seen.memberships.get(key)))
     actions += _reservations(wanted, seen, prefix)
     actions += _defaults(wanted, observed, gone)
     actions += [DropMembership(*key) for key in gone]
+    # Slurm gives an account a default QOS only if all who are in it may ask for that one already.
+    actions += [action for action in accounts if action.seen is not None]
     actions += [DropAccount(name) for name in _children_first(doomed, seen.accounts)]
     lacking = [kept for kept in wanted.reservations.values() if not kept.nodes]
     findings += [_no_rack(kept, prefix) for kept in lacking]

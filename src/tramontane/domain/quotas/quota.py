@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from tramontane.domain.launch import PriorityClass
+
 SHARE_DEFAULT: Final = 1
 
 
@@ -21,6 +23,8 @@ class Quota:
     ``devices_max`` counts whole accelerators in use at once, by jobs and replicas together; None
     leaves them open. ``share`` is the subject's part of a cluster that is full, as a whole number
     beside those of its siblings: projects of one organization, or all organizations.
+    ``priority_classes`` are those that may be asked for, the highest first; None leaves it to
+    what the organization may, and of an organization to `classes.of_organization`.
     """
 
     id: str
@@ -28,6 +32,7 @@ class Quota:
     subject_id: str
     devices_max: int | None = None
     share: int = SHARE_DEFAULT
+    priority_classes: tuple[PriorityClass, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ _INHERITED: Final = ("PATH", "HOME", "LD_LIBRARY_PATH")
 _LINE_MAX: Final = 500
 # What sacctmgr prints when everything is as it was asked to be (src/sacctmgr of Slurm 22.05).
 _NOTHING: Final = re.compile(r"^\s*Nothing (new added|modified|deleted)\b", re.MULTILINE)
+# What it prints, with status 0, when it changed nothing: a user of the account lacks its default.
+_NO_DEFAULT: Final = re.compile(r"don't have access to their default qos")
 # Complaints about the way to a daemon rather than about what was asked.
 _OUTAGE: Final = re.compile(
     r"unable to contact|persist|connection refused|connect failure|communication"
@@ -86,6 +88,8 @@ class Commands:
         told = f"{done.stderr}\n{done.stdout}"
         if len(done.stdout) > OUTPUT_CHARS_MAX:
             raise DriverUnavailableError(f"{argv[0]} printed more than {OUTPUT_CHARS_MAX} bytes")
+        if _NO_DEFAULT.search(done.stderr):
+            raise ClusterRefusedError(f"{argv[0]}: {_first_line(done.stderr)}")
         if done.returncode == 0 or _NOTHING.search(told):
             return done.stdout
         if done.returncode < 0 or _OUTAGE.search(told):

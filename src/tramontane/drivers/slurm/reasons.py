@@ -37,7 +37,7 @@ _PENDING: Final = {
     "Cleaning": "its last run is being cleaned up",
     "JobArrayTaskLimit": "as many of its array run as may at a time",
     "InvalidAccount": "its account does not exist any more",
-    "InvalidQOS": "its QOS does not exist any more",
+    "InvalidQOS": "its class is not open to its account any more (its QOS)",
     "AccountingPolicy": "a limit of the account does not let it start",
     "AccountNotAllowed": "the account may not use this partition",
     "QOSNotAllowed": "its QOS may not be used in this partition",

@@ -18,7 +18,7 @@ from tramontane.domain.jobs.rules import NewJob, check_wish, spec_of
 from tramontane.domain.refusal import Code, RefusedError, refuse
 from tramontane.domain.tenancy import Principal
 from tramontane.runtime.clock import Clock, IdSource
-from tramontane.services.quotas.bounds import devices_max_for
+from tramontane.services.quotas.bounds import check_class, devices_max_for
 from tramontane.services.scope import (
     Page,
     list_scope,
@@ -229,6 +229,7 @@ def _create(
     if known is not None:
         return known
     _check_room(tx, project.id)
+    check_class(tx, project.id, made.spec.priority_class, "job")
     needed = tuple(_needed(tx, project.id, ref) for ref in made.spec.depends_on)
     spec = replace(made.spec, depends_on=tuple(dict.fromkeys(needed)))
     _check_fits(tx, project.id, spec)

@@ -10,7 +10,19 @@ from sqlalchemy import Connection, inspect, text
 
 from tramontane.store.errors import NewerSchemaError
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010")
+REVISIONS: Final = (
+    "0001",
+    "0002",
+    "0003",
+    "0004",
+    "0005",
+    "0006",
+    "0007",
+    "0008",
+    "0009",
+    "0010",
+    "0011",
+)
 HEAD: Final = REVISIONS[-1]
 
 # Any number that nobody else is likely to lock; the first bytes of SHA-256 of "tramontane".

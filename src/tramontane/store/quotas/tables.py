@@ -11,6 +11,7 @@ from tramontane.store.tables import (
     make_table,
     reference,
     text_column,
+    text_or_null,
 )
 
 quotas: Final = make_table(
@@ -20,6 +21,7 @@ quotas: Final = make_table(
     text_column("subject_id"),
     int_or_null("devices_max"),
     int_column("share"),
+    text_or_null("priority_classes"),
     int_column("created_at_ms"),
 )
 Index("uq_quotas_subject", quotas.c.subject_id, unique=True)

@@ -8,6 +8,7 @@ from tramontane.api import spending_views as show
 from tramontane.api import views
 from tramontane.api.access import requires
 from tramontane.api.routes.declared import RefInPath, Using, guarded_router
+from tramontane.domain.launch import PriorityClass
 from tramontane.domain.tenancy import Permission, Principal
 from tramontane.services.quotas.owned import Subject
 from tramontane.wire import cloud_quotas as wire
@@ -31,11 +32,18 @@ def list_quotas(
 
 @quotas.put("", operation_id="quotas_set")
 def set_quota(principal: Writer, services: Using, body: wire.SetQuota) -> wire.Quota:
-    """Set how many accelerators an organization or a project may use; replaces its quota.
+    """Set how many accelerators, and which classes, a tenant may use; replaces its quota.
 
     What runs beyond a smaller quota goes on; clusters hear of it at once.
     """
-    found = services.quotas.set(principal, _subject(body), body.devices_max, body.share)
+    named = body.priority_classes
+    found = services.quotas.set(
+        principal,
+        _subject(body),
+        body.devices_max,
+        body.share,
+        None if named is None else [PriorityClass(each) for each in named],
+    )
     return show.quota(found)
 
 

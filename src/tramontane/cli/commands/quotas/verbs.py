@@ -13,6 +13,7 @@ from tramontane.cli.verbs import (
     OfProject,
     Yes,
     confirm,
+    names,
     noun,
     verb,
 )
@@ -24,6 +25,7 @@ COLUMNS: Final = (
     Column("WHOM", "subject_id"),
     Column("DEVICES", "devices_max"),
     Column("SHARE", "share"),
+    Column("CLASSES", "priority_classes"),
 )
 
 QuotaId = Annotated[str, typer.Argument(metavar="QUOTA_ID", help="quo_… from the list.")]
@@ -59,6 +61,14 @@ def set_(
         int,
         typer.Option("--share", metavar="N", min=1, help="Part of a full cluster, beside others."),
     ] = 1,
+    priority_classes: Annotated[
+        str | None,
+        typer.Option(
+            "--priority-classes",
+            metavar="NAMES",
+            help="What may be asked for, such as standard,spot; else: as its organization.",
+        ),
+    ] = None,
 ) -> None:
     """Set what an organization or a project may hold; replaces its quota; operators."""
     given = {
@@ -66,6 +76,7 @@ def set_(
         "project": project,
         "devices_max": devices,
         "share": share,
+        "priority_classes": names(priority_classes),
     }
     body = {field: value for field, value in given.items() if value is not None}
     print_row(session.client.put("/quotas", body), COLUMNS, as_json=session.as_json)
