@@ -56,9 +56,11 @@ def nothing_twice_and_nothing_left(system: System, slurm: SlurmCluster) -> Itera
     settled(system, 2)
     with contextlib.suppress(AssertionError):
         until(lambda: not orphans(system, slurm), "the end of orphans", ORPHAN_S_MAX)
-    assert orphans(system, slurm) == []
+    left = orphans(system, slurm)
+    assert left == [], (jobs_of(slurm), engines(slurm), told_of(system, left))
     until(system.serves, "an answer", 20)
-    rows = slurm.run("sacct", "-X", "-n", "-P", "--allusers", "--format=JobName").split()
+    words = ("-X", "-n", "-P", "--allusers", "--duplicates", "--format=JobName")
+    rows = slurm.run("sacct", *words).split()
     names = [name for name in rows if name.startswith("rep_")]
     assert len(names) == len(set(names)), "one replica, one job, ever"
 
@@ -68,6 +70,11 @@ def orphans(system: System, slurm: SlurmCluster) -> list[str]:
     owned = {replica["id"] for replica in serving(system)}
     found = {*jobs_of(slurm), *engines(slurm).values()}
     return sorted(name for name in found if name.startswith("rep_") and name not in owned)
+
+
+def told_of(system: System, names: list[str]) -> list[str]:
+    """Return the stories of what should not be there."""
+    return [event["message"] for name in names for event in system.pages("/events", subject=name)]
 
 
 def ids(system: System) -> set[str]:
