@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from tramontane import __version__
-from tramontane.cli.exits import EPILOG, ExitCode
+from tramontane.cli.exits import EPILOG, ExitCode, with_example
 from tramontane.cli.typer_settings import QUICK
 
 # Each row's code is `tramontane.cli.commands.<name>`, a module with a Typer ``app``.
@@ -120,7 +120,7 @@ for _name, _help in COMMANDS.items():
     app.command(_name, help=_help)(_listed)
 
 
-@app.command("control", epilog=EPILOG)
+@app.command("control", epilog=with_example("control --port 8081"))
 def control(
     *,
     home: Home = None,
@@ -136,7 +136,10 @@ def control(
     _run("tramontane.processes.control", home, fd, host, port, database_url)
 
 
-@app.command("gateway", epilog=EPILOG)
+@app.command(
+    "gateway",
+    epilog=with_example("gateway --control http://127.0.0.1:8081 --port 8080 --name gw-1"),
+)
 def gateway(
     *,
     control: Annotated[
@@ -210,7 +213,7 @@ def _dev(context: typer.Context) -> None:
         raise typer.Exit(ExitCode.USAGE)
 
 
-@dev.command("slurm", epilog=EPILOG)
+@dev.command("slurm", epilog=with_example("dev slurm --racks 2 --nodes-per-rack 2 --gpus 4"))
 def dev_slurm(
     *,
     racks: Annotated[int, typer.Option("--racks", metavar="N", min=1, help="Racks.")] = 2,

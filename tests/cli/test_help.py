@@ -1,5 +1,6 @@
 """Help pages: as they were last agreed on, and quick."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,21 @@ def test_each_help_page_is_as_agreed(command_line: CommandLine, found: Found) ->
     assert (run.code, run.err) == (0, "")
     assert "Exit codes: 0 done" in run.out
     assert_golden(GOLDEN / f"{found.label}.txt", run.out)
+
+
+def test_an_example_is_of_its_own_command_and_of_options_that_it_has() -> None:
+    shown = 0
+    for found in commands():
+        page = (GOLDEN / f"{found.label}.txt").read_text() if found.words != OWN_HELP else ""
+        for line in page.splitlines():
+            _, is_example, example = line.partition("  Example: tramontane ")
+            if is_example:
+                words = tuple(shlex.split(example))
+                assert words[: len(found.words)] == tuple(found.words), line
+                options = [word for word in words if word.startswith("--")]
+                assert all(f"{option} " in page for option in options), line
+                shown += 1
+    assert shown >= 14
 
 
 def test_no_golden_is_left_of_a_command_that_is_gone() -> None:

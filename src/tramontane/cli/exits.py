@@ -23,6 +23,11 @@ EPILOG: Final = (
 )
 
 
+def with_example(line: str) -> str:
+    """Return the end of a help page that shows a command line, without ``tramontane``."""
+    return f"\b\nExample: tramontane {line}\n\n{EPILOG}"
+
+
 class CommandError(Exception):
     """Ends a command with one line on standard error and ``code``."""
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from tramontane.cli.exits import EPILOG, CommandError, ExitCode
+from tramontane.cli.exits import EPILOG, CommandError, ExitCode, with_example
 from tramontane.cli.output import one_line
 from tramontane.cli.session import Session, connect
 from tramontane.cli.typer_settings import QUICK
@@ -110,8 +110,14 @@ def noun(meaning: str) -> typer.Typer:
     return app
 
 
-def verb(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register the decorated ``action(session, ...)`` as the command ``name`` of ``app``."""
+def verb(
+    app: typer.Typer, name: str, *, example: str = ""
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register the decorated ``action(session, ...)`` as the command ``name`` of ``app``.
+
+    Its help ends with the ``example``, a command line without ``tramontane``, if there is one.
+    """
+    epilog = with_example(example) if example else EPILOG
 
     def register(action: Callable[..., None]) -> Callable[..., None]:
         _, *own = inspect.signature(action, eval_str=True).parameters.values()
@@ -132,7 +138,7 @@ def verb(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callabl
         kept = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
         signature = inspect.Signature([*kept, *_SHARED])
         command.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess] - for Typer
-        app.command(name, help=inspect.getdoc(action), epilog=EPILOG)(command)
+        app.command(name, help=inspect.getdoc(action), epilog=epilog)(command)
         return action
 
     return register

@@ -85,7 +85,7 @@ def get(session: Session, deployment: Reference, project: InProject = None) -> N
     print_item(found, as_json=session.as_json)
 
 
-@verb(app, "create")
+@verb(app, "create", example="deployments create chat --model mistral-small --replicas 2 --wait")
 def create(
     session: Session,
     *,

@@ -71,7 +71,7 @@ def get(session: Session, node: Reference, cluster: OnCluster = None) -> None:
     print_item(session.client.get(_path(node), {"cluster": cluster}), as_json=session.as_json)
 
 
-@verb(app, "drain")
+@verb(app, "drain", example='nodes drain r1n1 --reason "new disks"')
 def drain(
     session: Session,
     node: Reference,
@@ -87,7 +87,7 @@ def drain(
     print_item(changed, as_json=session.as_json)
 
 
-@verb(app, "resume")
+@verb(app, "resume", example="nodes resume r1n1")
 def resume(session: Session, node: Reference, cluster: OnCluster = None) -> None:
     """Let things start on a node again, whoever drained it."""
     changed = session.client.post(f"{_path(node)}/resume", {}, {"cluster": cluster})

@@ -103,7 +103,7 @@ def classes(session: Session) -> None:
     print_list(listed(found.get("data")), CLASS_COLUMNS, empty="no prices", as_json=False)
 
 
-@verb(app, "set-class")
+@verb(app, "set-class", example="prices set-class spot --device-hour 1.20")
 def set_class(
     session: Session,
     priority_class: Annotated[PriorityClass, typer.Argument(metavar="CLASS")],

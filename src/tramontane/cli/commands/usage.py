@@ -123,7 +123,7 @@ def events(
     print_list(listing, EVENTS, empty=empty, as_json=session.as_json)
 
 
-@verb(app, "attempts")
+@verb(app, "attempts", example="usage attempts --from 2026-11-01 --to 2026-12-01")
 def attempts(
     session: Session,
     *,

@@ -47,7 +47,7 @@ ATTEMPT_COLUMNS: Final = (
 app = noun("Jobs: work that ends, on one node or several.")
 
 
-@verb(app, "submit")
+@verb(app, "submit", example="jobs submit job.yaml --follow")
 def submit(
     session: Session,
     file: Annotated[
@@ -76,7 +76,7 @@ def submit(
         _finish(session, watching.wait_until_over(session.client, made, None))
 
 
-@verb(app, "list")
+@verb(app, "list", example="jobs list --status pending")
 def list_(
     session: Session,
     status: Annotated[
@@ -103,7 +103,7 @@ def get(session: Session, job: JobRef, project: InProject = None) -> None:
     print_item(_get(session, job, project), as_json=session.as_json)
 
 
-@verb(app, "cancel")
+@verb(app, "cancel", example="jobs cancel train-small --yes --wait")
 def cancel(
     session: Session,
     job: JobRef,
@@ -132,14 +132,14 @@ def delete(
     print_item(gone, as_json=session.as_json)
 
 
-@verb(app, "wait")
+@verb(app, "wait", example="jobs wait train-small --timeout 3600")
 def wait(session: Session, job: JobRef, timeout: Timeout = None, project: InProject = None) -> None:
     """Wait until a job is over; the exit code is 0 if it succeeded, else 1."""
     found = _get(session, job, project)
     _finish(session, watching.wait_until_over(session.client, found, timeout))
 
 
-@verb(app, "attempts")
+@verb(app, "attempts", example="jobs attempts train-small")
 def attempts(
     session: Session, job: JobRef, project: InProject = None, limit: Limit = LIMIT
 ) -> None:
@@ -150,7 +150,7 @@ def attempts(
     print_list(listing, ATTEMPT_COLUMNS, empty=empty, as_json=session.as_json)
 
 
-@verb(app, "logs")
+@verb(app, "logs", example="jobs logs train-small --rank 1 --follow")
 def logs(
     session: Session,
     job: JobRef,

@@ -47,7 +47,7 @@ def list_(
     print_list(listing, COLUMNS, empty=empty, as_json=session.as_json)
 
 
-@verb(app, "set")
+@verb(app, "set", example="quotas set --organization acme --devices 16 --share 3")
 def set_(
     session: Session,
     *,

@@ -31,7 +31,7 @@ def list_(session: Session, limit: Limit = LIMIT) -> None:
     print_list(listing, COLUMNS, empty=empty, as_json=session.as_json)
 
 
-@verb(app, "create")
+@verb(app, "create", example="reservations create --organization acme --cluster alps --rack rack1")
 def create(
     session: Session,
     *,
