@@ -25,7 +25,7 @@ def test_a_copied_mark_takes_nothing_from_its_owner(states: set[str]) -> None:
     copied = replace(MINE, job_id=8, user="attacker", states=frozenset(states), nodes=("n1",))
     listed = jobs.ours([copied, MINE], INS, USERS)
     assert listed == {ATT: (MINE,)}
-    assert jobs.duplicates(listed[ATT]) == ()
+    assert jobs.surplus(listed[ATT]) == ()
     # It is the victim who pays for what accounting tells by that name.
     assert jobs.best_of([copied, MINE]) == {ATT: MINE}
 
