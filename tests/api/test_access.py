@@ -110,6 +110,7 @@ EXPECTED = {
     "POST /cloud/v1/jobs": Permission.JOBS_WRITE,
     "GET /cloud/v1/jobs/{job}": Permission.JOBS_READ,
     "POST /cloud/v1/jobs/{job}/cancel": Permission.JOBS_WRITE,
+    "DELETE /cloud/v1/jobs/{job}": Permission.JOBS_WRITE,
     "GET /cloud/v1/jobs/{job}/attempts": Permission.JOBS_READ,
     "GET /cloud/v1/jobs/{job}/logs": Permission.JOBS_READ,
     "GET /cloud/v1/sites": Permission.CLUSTERS_READ,

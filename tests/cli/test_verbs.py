@@ -274,6 +274,7 @@ SENT: list[Sent] = [
     ),
     ("jobs get train --project web", "GET", "/jobs/train", {"project": "web"}, None),
     ("jobs cancel train -y", "POST", "/jobs/train/cancel", {}, {}),
+    ("jobs delete job_1 -y", "DELETE", "/jobs/job_1", {}, None),
     ("jobs attempts train", "GET", "/jobs/train/attempts", {"limit": "100"}, None),
     ("story dep_1", "GET", "/events", {"subject": "dep_1", "limit": "100"}, None),
     ("whoami", "GET", "/whoami", {}, None),

@@ -185,6 +185,38 @@ class AttemptConformance:
         assert _list(cluster) == {}
         assert cluster.driver.logs(attempt_id, 10) == []
 
+    def test_what_an_ended_job_left_is_removed(self, cluster: AttemptCluster) -> None:
+        kept = _submit(cluster, "fails")
+        launch, attempt_id = cluster.job("fails"), new_attempt_id()
+        cluster.driver.submit(attempt_id, launch, _node(cluster))
+        for id_ in (kept, attempt_id):
+            _until(cluster, id_, AttemptState.FAILED)
+        cluster.driver = cluster.new_driver()  # as after a restart, between two pieces
+        for _ in range(LOOKS_MAX):
+            with contextlib.suppress(DriverUnavailableError):
+                if cluster.driver.remove_job(launch.job_id, [attempt_id], launch.tenancy):
+                    break
+            cluster.pass_time()
+        assert cluster.driver.remove_job(launch.job_id, [attempt_id], launch.tenancy)
+        assert list(_list(cluster)) == [kept]
+        assert cluster.driver.logs(attempt_id, 10) == []
+        assert "out of luck" in "\n".join(cluster.driver.logs(kept, 10))
+
+    def test_a_job_of_which_something_lives_keeps_everything(self, cluster: AttemptCluster) -> None:
+        launch, attempt_id = cluster.job("runs"), new_attempt_id()
+        cluster.driver.submit(attempt_id, launch, _node(cluster))
+        _until(cluster, attempt_id, AttemptState.RUNNING)
+        with pytest.raises(DriverUnavailableError):
+            cluster.driver.remove_job(launch.job_id, [attempt_id], launch.tenancy)
+        assert _list(cluster)[attempt_id].state is AttemptState.RUNNING
+        cluster.driver.stop(attempt_id, drain=False)
+        _until(cluster, attempt_id, AttemptState.CANCELLED)
+
+    def test_of_a_job_that_nobody_knows_nothing_is_left(self, cluster: AttemptCluster) -> None:
+        launch = cluster.job("runs")
+        assert cluster.driver.remove_job(launch.job_id, [new_attempt_id()], launch.tenancy)
+        assert cluster.driver.remove_job(launch.job_id, [], launch.tenancy)
+
     def test_nothing_new_is_to_start_on_a_drained_node(self, cluster: AttemptCluster) -> None:
         name = _node(cluster) or _nodes(cluster)[0]
         for _ in range(2):

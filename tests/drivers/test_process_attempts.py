@@ -125,6 +125,52 @@ def test_what_its_job_keeps_outlives_it(cluster: ProcessCluster) -> None:
     assert (job / "work" / "result").read_text() == "x\n"
 
 
+def test_an_ended_job_leaves_nothing_but_what_others_own(
+    cluster: ProcessCluster, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("another's")
+    script = f"ln -s {outside} link; mkdir -p a/b; echo x > a/b/c; chmod 555 a/b a"
+    attempt_id, run_dir = start(cluster, script)
+    other_id, other_dir = start(cluster, "echo 7 > $TRAMONTANE_CHECKPOINT_DIR/step")
+    for id_ in (attempt_id, other_id):
+        until_state(cluster, id_, AttemptState.SUCCEEDED)
+    job, tenancy = run_dir.parents[1], job_launch("true").tenancy
+    with pytest.raises(ValueError, match="is no job"):
+        cluster.driver.remove_job("../../etc", [], tenancy)
+    assert cluster.driver.remove_job(job.name, [attempt_id], tenancy)
+    assert [path.name for path in job.parent.iterdir()] == [other_dir.parents[1].name]
+    assert [path.name for path in (cluster.home / "attempts").iterdir()] == [other_id]
+    assert (outside / "kept").read_text() == "another's"
+    assert observe(cluster, attempt_id) is None
+    assert observe(cluster, other_id) is not None
+
+
+def test_a_removal_that_was_killed_is_finished(cluster: ProcessCluster) -> None:
+    attempt_id, run_dir = start(cluster, "echo x > result")
+    until_state(cluster, attempt_id, AttemptState.SUCCEEDED)
+    job, tenancy = run_dir.parents[1], job_launch("true").tenancy
+    job.rename(job.with_name(f".removed-{job.name}"))  # that is where it was killed
+    assert cluster.driver.remove_job(job.name, [attempt_id], tenancy)
+    assert list(job.parent.iterdir()) == []
+    assert observe(cluster, attempt_id) is None
+    assert cluster.driver.remove_job(job.name, [attempt_id], tenancy)
+
+
+def test_a_large_job_goes_piece_by_piece(cluster: ProcessCluster) -> None:
+    script = 'i=0; while [ $i -lt 2500 ]; do : > "f$i"; i=$((i+1)); done'
+    attempt_id, run_dir = start(cluster, script)
+    until_state(cluster, attempt_id, AttemptState.SUCCEEDED)
+    job, tenancy = run_dir.parents[1], job_launch("true").tenancy
+    calls = 1
+    while not cluster.driver.remove_job(job.name, [attempt_id], tenancy):
+        assert observe(cluster, attempt_id) is None, "half of it is never seen"
+        calls += 1
+    assert calls == 2
+    assert list(job.parent.iterdir()) == []
+
+
 def test_its_log_leads_nowhere_else(cluster: ProcessCluster, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("another's")

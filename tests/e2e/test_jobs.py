@@ -333,6 +333,33 @@ def test_readers_that_are_killed_leave_their_places_to_others(shell: Shell, syst
     shell.until(job_id, "succeeded")
 
 
+def test_a_deleted_job_leaves_its_bill(shell: Shell, system: System) -> None:
+    job_id = shell.submit("short-lived", "echo x > made; echo y > $TRAMONTANE_CHECKPOINT_DIR/z")
+    gate = shell.submit("goes-on", GATE)
+    code, _, err = shell.run("jobs", "delete", gate, "--yes")
+    assert code == 5
+    assert "cancel it" in err
+    shell.until(job_id, "succeeded")
+    folder = system.home / "jobs" / job_id
+    assert (folder / "work" / "made").exists()
+    code, out, _ = shell.run("jobs", "get", job_id)
+    assert code == 0
+    assert re.search(r"^files_kept_until_ms +\d{4}-", out, re.M)
+    until(lambda: accounted(shell, job_id), "the account")
+    before = system.cloud("GET", f"/usage/attempts?job={job_id}")
+    for _ in range(2):
+        code, out, err = shell.run("jobs", "delete", job_id, "--yes")
+        assert code == 0, err
+    until(lambda: not folder.exists(), "the end of its files", 30)
+    assert not list(folder.parent.glob(f"*{job_id}"))
+    assert shell.run("jobs", "get", job_id)[0] == 3
+    after = system.cloud("GET", f"/usage/attempts?job={job_id}")
+    assert [it["id"] for it in after["data"]] == [it["id"] for it in before["data"]]
+    until(lambda: "job.files_removed" in shell.run("story", job_id)[1], "the story")
+    shell.open_gate(gate)
+    shell.until(gate, "succeeded")
+
+
 def test_stopping_the_machine_interrupts_and_the_next_start_goes_on(tmp_path: Path) -> None:
     with running(tmp_path / "home", demo="false") as system:
         shell = Shell(system, tmp_path)

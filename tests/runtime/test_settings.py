@@ -51,6 +51,8 @@ def test_another_settings_file(tmp_path: Path) -> None:
         ({"TRAMONTANE_DEMO": "maybe"}, "TRAMONTANE_DEMO must be true or false"),
         ({"TRAMONTANE_LOG_LEVEL": "loud"}, "log_level must be debug"),
         ({"TRAMONTANE_DATABASE_URL": "mysql://x"}, "database_url must begin with"),
+        ({"TRAMONTANE_JOBS_KEEP_DAYS": "7"}, "set jobs_keep_days to 30 or more, or to 0"),
+        ({"TRAMONTANE_JOB_FILES_KEEP_DAYS": "0"}, "set jobs_keep_days to 0 (for ever)"),
         ({"TRAMONTANE_LOG_FORMAT": "xml"}, "log_format must be text or json, not 'xml'"),
         ({"TRAMONTANE_METRICS_PORT": "x"}, "TRAMONTANE_METRICS_PORT must be a whole number"),
         ({"TRAMONTANE_OTEL_ENDPOINT": "c:4318"}, "must begin with http:// or https://"),

@@ -283,6 +283,21 @@ def _is_back(system: System) -> bool:
         return False
 
 
+def test_a_deleted_job_leaves_the_shared_folder(jobs: Jobs, others: Jobs) -> None:
+    mine, theirs = jobs.submit("mine", "echo x > made", array=2), others.submit("theirs", "true")
+    jobs.until(mine, "succeeded")
+    others.until(theirs, "succeeded")
+    until(lambda: not jobs.system.cloud("GET", f"/usage/attempts?job={mine}")["open_attempts"])
+    assert (jobs.folder(mine) / "work" / "made").exists()
+    others.system.cloud("DELETE", f"/jobs/{mine}", key=others.key, status=404)
+    for _ in range(2):
+        jobs.system.cloud("DELETE", f"/jobs/{mine}", key=jobs.key)
+    until(lambda: not jobs.folder(mine).exists(), "the end of its files", 20)
+    assert others.folder(theirs).exists()
+    bill = jobs.system.cloud("GET", "/usage/attempts", params={"job": mine})
+    assert len(bill["data"]) == 2
+
+
 def test_another_tenant_sees_none_of_it(jobs: Jobs, others: Jobs, slurm: SlurmCluster) -> None:
     mine = jobs.submit("mine", "id -un; echo secret > private")
     jobs.until(mine, "succeeded")

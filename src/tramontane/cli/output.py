@@ -153,7 +153,7 @@ def _fields(item: dict[str, Any]) -> Iterator[tuple[str, Callable[[object], str]
     for name, value in item.items():
         if isinstance(value, dict) and value:
             yield from ((f"{name}.{inner}", show, found) for inner, show, found in _fields(value))
-        elif name.endswith("_at_ms"):
+        elif name.endswith(("_at_ms", "_until_ms")):
             yield name, moment, value
         else:
             yield name, size if name.endswith("_bytes") else text, value

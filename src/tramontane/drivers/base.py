@@ -64,8 +64,8 @@ class Driver(Protocol):
         """Remove all files of a job that is over, a bounded piece of them at a time.
 
         Those are what its commands left, its checkpoints, and what is kept of ``attempt_ids``, all
-        of its attempts, which are never started again. Returns whether nothing is left; call it
-        again until then. `DriverUnavailableError` while one of them lives.
+        of its attempts. Returns whether nothing is left; call it again until then.
+        `DriverUnavailableError` while one of them lives.
         """
         ...
 

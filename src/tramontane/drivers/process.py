@@ -179,10 +179,11 @@ class ProcessDriver:
         """Remove a piece of the job's folder and all that is noted of its attempts."""
         del tenancy  # one folder for all
         try:
-            processes = self._scan.run()
-            for attempt_id in attempt_ids:
-                if any(is_alive(process) for process in processes.get(attempt_id, ())):
-                    raise DriverUnavailableError(f"{attempt_id} of {job_id} still runs")
+            found = self._scan.run()
+            left = [process for id_ in attempt_ids for process in found.get(id_, ())]
+            process_runs.await_end(left)  # runners that only have to leave
+            if any(is_alive(process) for process in left):
+                raise DriverUnavailableError(f"something of {job_id} still runs")
             return self._removal.run(lambda: self._attempts.remove_job(job_id, attempt_ids))
         except OSError as error:
             msg = f"cannot remove the files of {job_id}: {error.strerror}"

@@ -125,7 +125,7 @@ def forget(run: Run, processes: list[Process]) -> bool:
     """Remove the directory of a run that is over; False when it lives and keeps it."""
     report = read_report(run)
     if report is not None and report["run_state"] == RunState.EXITED:
-        _await_end(processes)
+        await_end(processes)
     elif processes:
         return False
     with suppress(FileNotFoundError):
@@ -228,7 +228,7 @@ def _lock_of(run: Run) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _await_end(processes: list[Process]) -> None:
+def await_end(processes: list[Process]) -> None:
     """Wait for runners that have reported their end and only have to leave."""
     ends_at = time.monotonic() + LEAVE_TIMEOUT_S
     while any(is_alive(process) for process in processes) and time.monotonic() < ends_at:
