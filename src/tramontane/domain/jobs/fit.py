@@ -61,18 +61,13 @@ def fits(spec: JobSpec, nodes: Sequence[Node]) -> bool:
 def _most_nodes(spec: JobSpec, nodes: Sequence[Node]) -> tuple[int, str | None]:
     """Return how many nodes an attempt could take at most, and in which rack if that binds."""
     large = [node for node in nodes if spec.resources.fits_in(whole_of(node))]
-    racks = Counter(rack for node in large if (rack := rack_of(node)) is not None)
+    racks = Counter(node.rack for node in large if node.rack is not None)
     if spec.topology is not Topology.RACK or spec.nodes == 1:
         return len(large), None
     if not racks:
         return min(len(large), 1), None
     rack, count = max(racks.items(), key=lambda item: (item[1], item[0]))
     return count, rack
-
-
-def rack_of(node: Node) -> str | None:
-    """Return the rack of a node, None where the cluster tells none."""
-    return getattr(node, "rack", None)
 
 
 def _over_quota(spec: JobSpec, devices_max: int) -> Refusal:

@@ -13,7 +13,6 @@ from tramontane.drivers.slurm.rest.client import NotSentError, Reply, TokenRefus
 NOTHING_FOUND: Final = 9003
 INVALID_JOB_ID: Final = 2017
 ALREADY_DONE: Final = frozenset({2021, 2084})
-INVALID_NODE_NAME: Final = 2018
 _UNSPECIFIED: Final = -1
 _NO_CONNECTION: Final = 1800  # from slurmrestd to slurmctld: nothing was asked
 # The controller's own troubles among the numbers of refusals: job record, script files, credential,
