@@ -93,10 +93,12 @@ def test_what_another_job_waits_for_is_refused(cloud: Cloud) -> None:
 
 def test_a_name_is_refused_since_it_means_another_job_the_next_time(cloud: Cloud) -> None:
     ended(cloud)
-    ended(cloud)
+    cloud.clock.advance(1)
+    newest = ended(cloud)
     with cloud.unchanged():
         message = check_error(delete(cloud, "train"), 400, "invalid_value", "job")
-    assert "by its id" in message
+        check_error(delete(cloud, "no-such"), 404, "not_found")
+    assert f"means {newest.id}" in message
 
 
 def test_another_tenants_job_is_not_there(cloud: Cloud) -> None:

@@ -133,14 +133,10 @@ class Jobs:
         It is listed no more at once; its files are removed soon after. Its story stays, and what
         its attempts cost. Refused while it goes on, and while another job waits for it.
         """
-        if kinds.prefix_of(job_id) != kinds.JOB:
-            message = (
-                f"{job_id!r} is a name, and it may mean another job the next time: delete a job "
-                "by its id, which the list of jobs shows"
-            )
-            raise refuse(Code.INVALID_VALUE, message, param="job")
 
         def write(tx: Transaction) -> None:
+            if kinds.prefix_of(job_id) != kinds.JOB:
+                raise _is_a_name(job_named(tx, principal, job_id, project))
             scope = _scope(tx, principal, project)
             seen = jobs.get_for(tx, scope, job_id)
             if seen is None:
@@ -204,6 +200,14 @@ def _scope(tx: Transaction, principal: Principal, project: str | None) -> str | 
     if project is not None:
         return project_named(tx, principal, project).id
     return visible_project_id(principal)
+
+
+def _is_a_name(job: Job) -> RefusedError:
+    message = (
+        f"{job.name} is a name: now it means {job.id}, and once that is deleted another job; "
+        "delete a job by its id"
+    )
+    return refuse(Code.INVALID_VALUE, message, param="job")
 
 
 def _check_was_deleted(tx: Transaction, scope: str | None, job_id: str) -> None:
