@@ -189,14 +189,18 @@ def test_of_what_never_started_nothing_stays_but_its_story(keeper: Keeper) -> No
     assert keeper.kinds(job)[-1] == "job.cancelled"
 
 
-def test_a_silent_cluster_keeps_files_until_it_answers(keeper: Keeper) -> None:
+def test_a_silent_cluster_keeps_files_until_it_answers(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = keeper.done()
     elapsed = keeper.driver.elapsed_ms
     keeper.driver.add_fault(Silence(elapsed, elapsed + 40 * DAY_MS))
     keeper.delete(job)
-    for _ in range(5):
-        keeper.tidy()
-        keeper.clock.advance(6 * DAY_MS)
+    with monkeypatch.context() as patch:
+        patch.setattr(keeper.driver, "remove_job", lambda *_: pytest.fail("it was asked"))
+        for _ in range(5):
+            keeper.tidy()
+            keeper.clock.advance(6 * DAY_MS)
     assert keeper.pieces(job) == 1
     assert keeper.listed() == []
     keeper.clock.advance(20 * DAY_MS)
@@ -333,6 +337,30 @@ def test_what_cannot_be_removed_holds_up_nobody(
     for _ in range(4):
         keeper.tidy()
     assert [keeper.pieces(job) for job in found] == [0] * 7
+
+
+def test_large_jobs_that_fill_a_page_go_without_a_pause(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention_module, "REMOVALS_MAX", 2)
+    found = [keeper.done(1), keeper.done(2)]
+    for job in found:
+        keeper.driver.attempts.pieces[job.id] = 5
+        keeper.delete(job)
+    keeper.tidy()
+    assert [keeper.pieces(job) for job in found] == [0, 0]
+
+
+def test_that_files_are_gone_is_recorded_once(keeper: Keeper) -> None:
+    job = keeper.done()
+
+    def note(job_id: str, at_ms: int) -> bool:
+        return keeper.db.write(lambda tx: retained.note_files_removed(tx, job_id, at_ms))
+
+    assert not note(job.id, 5), "nobody gave them up"
+    keeper.db.write(lambda tx: retained.give_up_files(tx, job, 4))
+    assert [note(job.id, 5), note(job.id, 6), note("job_x", 7)] == [True, False, False]
+    assert keeper.job(job).files_removed_at_ms == 5
 
 
 def test_each_tenant_loses_its_own_only(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:

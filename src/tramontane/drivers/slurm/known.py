@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from tramontane.drivers.slurm.dialects.records import SlurmJob
-from tramontane.drivers.slurm.jobs import first_run, surplus
+from tramontane.drivers.slurm.jobs import first_run, is_alive, surplus
 from tramontane.drivers.slurm.listing import Seen
 from tramontane.drivers.slurm.reasons import LOST, SECOND_RUN, attempt_state
 
-ENDED_MAX: Final = 50_000  # ids; a reconciler forgets them long before
+ENDED_MAX: Final = 10_000  # ids, looked at each second; accounting knows the older ones
 FORGOTTEN_MAX: Final = 50_000
 
 
@@ -102,6 +102,7 @@ class Known:
                     unwanted += [job for job in same if not attempt_state(job).is_over]
                     continue
                 unwanted += surplus(same)
+                unwanted += self._risen(id_, same, seen.jobs_at)
                 self._merge_one(id_, same[0], seen.jobs_at)
             for id_, entry in self._entries.items():
                 is_final = entry.is_over and not entry.is_guess
@@ -110,6 +111,17 @@ class Known:
                     self._entries[id_] = replace(entry, missing_since=since)
             self._drop_oldest(seen.jobs)
             return dict(self._entries), tuple(unwanted)
+
+    def _risen(self, id_: str, same: tuple[SlurmJob, ...], at: float) -> list[SlurmJob]:
+        """Return the jobs of an id that is over which a later listing shows alive.
+
+        A controller that is killed before it saved its state takes ended jobs for running ones,
+        and keeps their devices.
+        """
+        entry = self._entries.get(id_)
+        if entry is None or not entry.is_over or entry.is_guess or entry.at >= at:
+            return []
+        return [] if _did_nothing(entry.job) else [job for job in same if is_alive(job)]
 
     def _merge_one(self, id_: str, job: SlurmJob, at: float) -> None:
         before = self._entries.get(id_)
