@@ -40,7 +40,7 @@ class Recipe(TinyRecipe):
         return self._need
 
     def launch(self, spec: DeploymentSpec, version: ModelVersion, **given: Any) -> LaunchSpec:
-        wide = {"nodes": spec.nodes, "worker_argv": ("sleep", "600", HEAD, RANK)}
+        wide = {"nodes": spec.nodes, "worker_argv": ("sh", "-c", "exec sleep 600", HEAD, RANK)}
         made = self._world.tiny(**(wide if spec.nodes > 1 else {}))
         indexes = given["device_indexes"]
         return replace(made, resources=self._need, device_indexes=indexes, drain_timeout_s=5)
