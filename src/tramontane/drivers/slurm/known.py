@@ -110,7 +110,7 @@ class Known:
                     since = entry.missing_since or now
                     self._entries[id_] = replace(entry, missing_since=since)
             self._drop_oldest(seen.jobs)
-            return dict(self._entries), tuple(unwanted)
+            return dict(self._entries), tuple(dict.fromkeys(unwanted))
 
     def _risen(self, id_: str, same: tuple[SlurmJob, ...], at: float) -> list[SlurmJob]:
         """Return the jobs of an id that is over which a later listing shows alive.
