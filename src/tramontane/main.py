@@ -82,6 +82,10 @@ Fd = Annotated[
     int | None,
     typer.Option("--fd", metavar="N", min=0, help="Listening socket inherited from the parent."),
 ]
+Parent = Annotated[
+    int | None,
+    typer.Option("--parent", metavar="PID", min=1, help="With --fd: the process to end with."),
+]
 
 
 @app.callback()
@@ -125,6 +129,7 @@ def control(
     *,
     home: Home = None,
     fd: Fd = None,
+    parent: Parent = None,
     host: Host = None,
     port: Port = None,
     database_url: Annotated[
@@ -133,7 +138,7 @@ def control(
     ] = None,
 ) -> None:
     """Run one copy of the control plane: management API and reconcilers."""
-    _run("tramontane.processes.control", home, fd, host, port, database_url)
+    _run("tramontane.processes.control", home, fd, parent, host, port, database_url)
 
 
 @app.command(
@@ -152,6 +157,7 @@ def gateway(
     ] = None,
     home: Home = None,
     fd: Fd = None,
+    parent: Parent = None,
     host: Host = None,
     port: Port = None,
     name: Annotated[
@@ -166,9 +172,8 @@ def gateway(
     if (control is None) is (route_table is None):
         msg = "a gateway takes either --control URL or --route-table FILE"
         raise typer.BadParameter(msg)
-    _run(
-        "tramontane.processes.gateway", home, fd, host, port, control, name, route_table, reuse_port
-    )
+    where = home, fd, parent, host, port
+    _run("tramontane.processes.gateway", *where, control, name, route_table, reuse_port)
 
 
 @app.command("plan", epilog=EPILOG)

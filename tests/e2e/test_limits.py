@@ -45,7 +45,16 @@ class Gateway:
     def start(self) -> None:
         fd = self.listener.fileno()
         command = [sys.executable, "-m", "tramontane.main", "gateway", "--home", str(self.home)]
-        command += ["--fd", str(fd), "--control", self.control_url, "--name", self.name]
+        command += [
+            "--fd",
+            str(fd),
+            "--parent",
+            str(os.getpid()),
+            "--control",
+            self.control_url,
+            "--name",
+            self.name,
+        ]
         kept = {name: value for name, value in os.environ.items() if "TRAMONTANE" not in name}
         self.process = subprocess.Popen(command, pass_fds=(fd,), env=kept)
 

@@ -1,6 +1,7 @@
 """Exactly one usage event for each request that reached an engine, whatever dies when."""
 
 import json
+import os
 import random
 import resource
 import signal
@@ -265,6 +266,16 @@ def test_sigterm_finishes_streams_and_leaves_nothing(tmp_path: Path):
         ]
 
 
+def test_it_does_not_outlive_a_supervisor_that_is_gone_already(tmp_path: Path):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    gateway = GatewayProcess(tmp_path, "http://127.0.0.1:9")
+    argv = [str(gone.pid) if it == str(os.getpid()) else it for it in gateway.argv]
+    child = subprocess.Popen(argv, env=gateway.environment, pass_fds=[gateway.fd])
+    assert child.wait(60) == 1
+    gateway.close()
+
+
 def test_it_dies_with_its_supervisor(tmp_path: Path):
     code = (
         "import os,sys,time\n"
@@ -276,7 +287,6 @@ def test_it_dies_with_its_supervisor(tmp_path: Path):
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
-    time.sleep(1.5)
     parent.kill()
     parent.wait()
     parent.stdout.close()

@@ -224,7 +224,8 @@ class GatewayProcess(GatewayUnderTest):
     def argv(self) -> list[str]:
         """The command line of the process."""
         argv = [sys.executable, "-m", "tramontane.main", "gateway", "--home", str(self.home)]
-        return [*argv, "--fd", str(self.fd), "--control", self._control_url, "--name", self._name]
+        argv += ["--fd", str(self.fd), "--parent", str(os.getpid())]
+        return [*argv, "--control", self._control_url, "--name", self._name]
 
     @property
     def environment(self) -> dict[str, str]:

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
 import signal
 import socket
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -80,15 +79,20 @@ _TICK_S: Final = 1.0
 _DEMO_FILE: Final = Path("models", "demo", "tramontane-demo-q8_0.gguf")
 
 
-def run(
-    home: Path | None, fd: int | None, host: str | None, port: int | None, database_url: str | None
+def run(  # noqa: PLR0917 - the command line's options, in its order
+    home: Path | None,
+    fd: int | None,
+    parent_pid: int | None,
+    host: str | None,
+    port: int | None,
+    database_url: str | None,
 ) -> int:
     """Run until told to stop; with ``fd``, serve on that listening socket and end with the parent.
 
     Returns the exit status: `FATAL_EXIT` when a restart could not help.
     """
     if fd is not None:
-        die_with_parent(os.getppid())
+        die_with_parent(parent_pid)
     try:
         settings = load({"home": home, "host": host, "port": port, "database_url": database_url})
         folder = Home(settings.home)

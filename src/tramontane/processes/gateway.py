@@ -64,6 +64,7 @@ Links = tuple[ControlLink, ControlLink]
 def run(  # noqa: PLR0917 - the command line's options, in its order
     home: Path | None,
     fd: int | None,
+    parent_pid: int | None,
     host: str | None,
     port: int | None,
     control: str | None,
@@ -73,11 +74,11 @@ def run(  # noqa: PLR0917 - the command line's options, in its order
 ) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status.
 
-    ``fd`` is a listening socket inherited from a supervisor, with which the process then dies;
-    without it ``host`` and ``port`` are listened on. ``control`` is the control plane's URL; a
-    gateway that runs alone has the file ``route_table`` in its place and needs no home.
-    ``shares_port``: other gateways may listen on the same port, and one of the same name and
-    folder hands its socket over.
+    ``fd`` is a listening socket inherited from a supervisor, with which the process then dies, also
+    when that, ``parent_pid``, is gone already; without it ``host`` and ``port`` are listened on.
+    ``control`` is the control plane's URL; a gateway that runs alone has the file ``route_table``
+    in its place and needs no home. ``shares_port``: other gateways may listen on the same port,
+    and one of the same name and folder hands its socket over.
     """
     if shares_port and fd is not None:
         return refuse("--reuse-port and --fd exclude each other: give one", FATAL_EXIT)
@@ -103,7 +104,7 @@ def run(  # noqa: PLR0917 - the command line's options, in its order
                 token = folder.secrets().gateway_token
                 links = (ControlLink(str(control), token), ControlLink(str(control), token))
             if fd is not None:
-                parent.die_with_parent(os.getppid())
+                parent.die_with_parent(parent_pid)
             state.mkdir(mode=0o700, parents=True, exist_ok=True)
             name = name or "gateway"
             shared = None

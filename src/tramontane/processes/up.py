@@ -148,7 +148,7 @@ def _child(
     name: str, command: str, settings: Settings, environment: dict[str, str], own: socket.socket
 ) -> Child:
     argv = [sys.executable, "-m", "tramontane.main", command]
-    argv += ["--home", str(settings.home), "--fd", str(own.fileno())]
+    argv += ["--home", str(settings.home), "--fd", str(own.fileno()), "--parent", str(os.getpid())]
     return Child(name, argv, (own.fileno(),), dict(environment))
 
 

@@ -9,10 +9,14 @@ _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
 
-def die_with_parent(parent_pid: int) -> None:
-    """Have the kernel send SIGKILL when the parent ends; exit at once if it has ended already."""
+def die_with_parent(parent_pid: int | None = None) -> None:
+    """Have the kernel send SIGKILL when the parent ends; exit at once if it has ended already.
+
+    Only who knows its number, ``parent_pid``, from the parent itself can tell that: a process asks
+    for its parent some time after it was started, and may then hear of whoever adopted it.
+    """
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:
+    if parent_pid is not None and os.getppid() != parent_pid:
         raise SystemExit(1)
 
 
