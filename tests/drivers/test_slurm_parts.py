@@ -240,6 +240,23 @@ def test_an_end_is_final_but_a_guess_is_not() -> None:
     assert entries[ATT].job == RUNNING
 
 
+def test_what_is_over_and_listed_as_running_again_is_not_wanted() -> None:
+    """As a slurmctld does that was killed before it had saved the end: it keeps the devices."""
+    known = Known()
+    known.merge(listing(1.0, in_state("CANCELLED")), 1.0)
+    _, unwanted = known.merge(listing(2.0, in_state("CANCELLED")), 2.0)
+    assert unwanted == ()
+    entries, unwanted = known.merge(listing(3.0, RUNNING), 3.0)
+    assert unwanted == (RUNNING,)
+    assert entries[ATT].is_over
+    _, unwanted = known.merge(listing(4.0, in_state("CANCELLED", "COMPLETING")), 4.0)
+    assert unwanted == ()
+    known = Known()
+    known.merge(listing(1.0, in_state("FAILED", job_id=8, exit_status=ExitStatus(91))), 1.0)
+    _, unwanted = known.merge(listing(2.0, RUNNING), 2.0)
+    assert unwanted == (), "the first one runs, it was the second that did nothing"
+
+
 def test_what_is_forgotten_never_comes_back() -> None:
     known = Known()
     known.merge(listing(1.0, in_state("COMPLETED")), 1.0)
