@@ -28,6 +28,7 @@ _CPUINFO_NAMES: Final = {"sse3": "pni"}
 # specification (ggml/docs/gguf.md) and the order in which llama.cpp's converters write.
 METADATA_BYTES: Final = 1 << 20
 LOG_ERRORS: Final = 1  # louder levels quote pieces of requests in the log
+LOGGED_AFTER_S: Final = 0.5
 CHECKPOINTS_MAX: Final = 4  # per slot, for models with sliding windows; 32 would fill the memory
 # Each request holds one while it runs or waits, and one more answers the health check: with the
 # default of parallel + 2, a few callers too many made a working server look dead. 8 kB each.
@@ -120,7 +121,8 @@ def _serve(args: argparse.Namespace, awaited: set[signal.Signals]) -> int:
     try:
         server = engine.Server(_parameters(engine, args))
     except RuntimeError:
-        # llama.cpp has already written the reason to standard error.
+        # llama.cpp has told the reason to a thread of its own, which writes it to standard error.
+        time.sleep(LOGGED_AFTER_S)
         sys.stderr.write(f"llama_server: {args.model} could not be loaded, see the lines above\n")
         sys.stderr.flush()
         os._exit(1)
