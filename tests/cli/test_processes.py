@@ -17,13 +17,21 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
     ),
     (
         "control --home h --fd 3 --database-url sqlite:///x",
-        {"home": Path("h"), "fd": 3, "host": None, "port": None, "database_url": "sqlite:///x"},
+        {
+            "home": Path("h"),
+            "fd": 3,
+            "parent_pid": None,
+            "host": None,
+            "port": None,
+            "database_url": "sqlite:///x",
+        },
     ),
     (
-        "gateway --control http://c --home h --fd 4 --host a --port 1 --name gw",
+        "gateway --control http://c --home h --fd 4 --parent 7 --host a --port 1 --name gw",
         {
             "home": Path("h"),
             "fd": 4,
+            "parent_pid": 7,
             "host": "a",
             "port": 1,
             "control": "http://c",
@@ -37,6 +45,7 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
         {
             "home": None,
             "fd": None,
+            "parent_pid": None,
             "host": None,
             "port": 9,
             "control": None,
@@ -55,7 +64,14 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
     ),
     (
         "control --host 0.0.0.0 --port 9",
-        {"home": None, "fd": None, "host": "0.0.0.0", "port": 9, "database_url": None},
+        {
+            "home": None,
+            "fd": None,
+            "parent_pid": None,
+            "host": "0.0.0.0",
+            "port": 9,
+            "database_url": None,
+        },
     ),
 ]
 

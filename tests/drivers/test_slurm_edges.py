@@ -108,6 +108,13 @@ def test_what_waits_asks_and_what_runs_holds() -> None:
         assert reading.job({name: "cpu=3", "job_state": state}).cpus == 3
 
 
+def test_what_waits_for_nodes_that_are_away_does_not_say_that_it_is_next() -> None:
+    away = "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority"
+    record = {"job_state": "PENDING", "state_reason": "Resources", "state_description": away}
+    assert reading.job(record).reason == "ReqNodeNotAvail"
+    assert reading.job(record | {"state_description": ""}).reason == "Resources"
+
+
 @pytest.mark.parametrize(
     ("record", "is_held"),
     [

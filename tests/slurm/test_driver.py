@@ -391,9 +391,13 @@ def test_nodes_are_drained_for_everybody_and_come_back(world: SlurmWorld) -> Non
         assert node.reason == "drain: new disks"
         assert not node.is_lost
         assert "r2n2" in world.slurm.run("sinfo", "-h", "--states=drain", "--format=%N")
+        world.driver.submit(attempt_id := SystemIds().new("att"), world.job("true", nodes=4))
+        away = "nodes that it needs are down, drained or reserved"
+        until(lambda: world.attempt(attempt_id).reason == away, "why it waits")
     finally:
         world.driver.set_drained("r2n2", None)
     until(lambda: drained(world, "r2n2") is None, "its return")
+    assert world.until_over(attempt_id).state is AttemptState.SUCCEEDED
     with pytest.raises(ValueError, match="has no node nowhere"):
         world.driver.set_drained("nowhere", "x")
 

@@ -28,7 +28,7 @@ _PENDING: Final = {
     "PartitionNodeLimit": "it needs more nodes than the partition allows; it never starts",
     "PartitionConfig": "the partition cannot serve it: it asks for more than its nodes have",
     "NodeDown": "a node that it needs is down",
-    "ReqNodeNotAvail": "a node that it needs is down, drained or reserved",
+    "ReqNodeNotAvail": "nodes that it needs are down, drained or reserved",
     "BadConstraints": "no node of the cluster has what it asks for; it never starts",
     "Reservation": "it waits for its reservation to begin",
     "ReservationDeleted": "its reservation was deleted",

@@ -18,6 +18,8 @@ from tramontane.drivers.slurm.dialects.records import (
 
 Record = Mapping[str, Any]
 UNREADABLE: Final = (ValueError, TypeError, AttributeError, KeyError)
+# A job that no free node would help: the reason alone is then Resources (seen in 22.05).
+_NODES_AWAY: Final = "Nodes required for job are DOWN"
 
 
 def records(document: Record, key: str) -> Iterable[Record]:
@@ -82,6 +84,8 @@ def job(record: Record) -> SlurmJob:
     cpus, memory_mb, gpus = tres_amounts(amounts)
     nodes = () if is_waiting else _nodes(record.get("nodes"))
     reason = text(record.get("state_reason"))
+    if text(record.get("state_description")).startswith(_NODES_AWAY):
+        reason = "ReqNodeNotAvail"
     return SlurmJob(
         job_id=number(record.get("job_id")) or 0,
         name=text(record.get("name")),
