@@ -222,7 +222,7 @@ def test_another_program_on_the_port_and_a_socket_of_the_dead_are_told_apart(sha
     two.send_signal(signal.SIGTERM)
     assert two.wait(30) == 0
     url = "http://127.0.0.1:1"
-    assert command.run(shared.home, 0, None, None, url, None, shares_port=True) == 78
+    assert command.run(shared.home, 0, None, None, None, url, None, shares_port=True) == 78
     with socket.create_server(("127.0.0.1", shared.port)):
         argv = [sys.executable, "-m", "tramontane.main", "gateway", "--home", str(shared.home)]
         argv += ["--port", str(shared.port), "--control", "http://127.0.0.1:1", "--reuse-port"]

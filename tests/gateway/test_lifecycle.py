@@ -135,15 +135,15 @@ def test_two_gateways_share_a_folder(tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_wrong_start_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert process.run(tmp_path / "no", None, "127.0.0.1", 0, "http://127.0.0.1:1", None) == 78
+    assert process.run(tmp_path / "no", None, None, "127.0.0.1", 0, "http://127.0.0.1:1", None) == 78
     home = tmp_path / "home"
     home.mkdir()
     secrets = {"installation_id": "ins_a", "hmac_key": "ab", "gateway_token": "t"}
     (home / "secrets.json").write_text(json.dumps(secrets))
-    assert process.run(home, None, "127.0.0.1", 0, "https://x", None) == 78
+    assert process.run(home, None, None, "127.0.0.1", 0, "https://x", None) == 78
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert process.run(home, None, "127.0.0.1", port, "http://127.0.0.1:1", None) == 78
+        assert process.run(home, None, None, "127.0.0.1", port, "http://127.0.0.1:1", None) == 78
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 3
     assert "http://host:port" in told[1]
