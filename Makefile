@@ -40,7 +40,7 @@ fast: fast-rooms fast-others
 
 # In two halves, for two cores: many of these tests wait for a moment.
 FAST := -m pytest -q -p no:cacheprovider -m "not slow" --hypothesis-profile quick
-ROOMS := tests/gateway tests/cli tests/drivers tests/runner tests/arch
+ROOMS := tests/gateway tests/cli tests/drivers tests/runner tests/arch tests/store
 
 fast-rooms:
 	@$(BIN)/python $(FAST) $(ROOMS)

@@ -309,6 +309,7 @@ def test_output_cannot_play_with_the_terminal(serve: Serve, against: Against) ->
     assert (run.code, run.out) == (0, "?[2Jred?\n")
 
 
+@pytest.mark.slow
 def test_waiting_ends_with_the_job_or_the_time(serve: Serve, against: Against) -> None:
     left = [JOB, JOB, {**JOB, "status": "failed", "reason": "exit code 3"}]
 
@@ -328,6 +329,7 @@ def test_waiting_ends_with_the_job_or_the_time(serve: Serve, against: Against) -
     assert "gave up after 1 s: train pending; it goes on" in run.err
 
 
+@pytest.mark.slow
 def test_an_outage_is_waited_out(serve: Serve, against: Against) -> None:
     left = [
         Reply(JOB),

@@ -100,6 +100,7 @@ def test_without_wait_it_answers_at_once(serve: Serve, against: Against) -> None
     assert len(stub.requests) == 1
 
 
+@pytest.mark.slow
 def test_it_gives_up_in_time_and_says_what_is_missing(serve: Serve, against: Against) -> None:
     stub = serve(deployment("pending", 0, 1, reason="no node has 4 devices"))
     run = against(stub)("deployments", "scale", "chat", "1", "--wait", "--timeout", "1")

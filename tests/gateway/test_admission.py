@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.support.gateway import (
     MEMBER_KEY,
@@ -20,6 +21,7 @@ from tests.support.waiting import until
 from tramontane.domain.spending.limits import Limit, LimitScope
 
 
+@pytest.mark.slow
 def test_one_more_than_allowed_is_told_to_come_back(engine: StubEngine, tmp_path: Path) -> None:
     keys = make_keys()
     hashed = key_hash(MEMBER_KEY)

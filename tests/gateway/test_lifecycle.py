@@ -135,7 +135,9 @@ def test_two_gateways_share_a_folder(tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_wrong_start_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert process.run(tmp_path / "no", None, None, "127.0.0.1", 0, "http://127.0.0.1:1", None) == 78
+    assert (
+        process.run(tmp_path / "no", None, None, "127.0.0.1", 0, "http://127.0.0.1:1", None) == 78
+    )
     home = tmp_path / "home"
     home.mkdir()
     secrets = {"installation_id": "ins_a", "hmac_key": "ab", "gateway_token": "t"}

@@ -109,6 +109,7 @@ def test_a_bad_file_is_one_line(
     assert told in line
 
 
+@pytest.mark.slow
 def test_the_server_and_the_key_that_are_given_are_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

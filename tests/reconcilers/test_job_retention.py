@@ -267,6 +267,7 @@ def test_lost_and_doubled_calls_are_repeated(
     assert keeper.kinds(job).count("job.files_removed") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", range(1, 8))
 def test_killed_at_any_write_or_call(keeper: Keeper, cut: int) -> None:
     """The process ends right after its n-th write or call; the next one goes on from there."""

@@ -339,6 +339,7 @@ class Killed(BaseException):
     """The control plane was killed here."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", range(1, 12))
 def test_killed_at_any_call(either: World, cut: int) -> None:
     """The process ends right after its n-th write or call; the next one goes on from there."""
