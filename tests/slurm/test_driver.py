@@ -20,7 +20,7 @@ from tramontane.domain.jobs.attempt import AttemptState, Topology
 from tramontane.domain.observation import NodeObservation, RunState, Unreachable
 from tramontane.domain.resources import Resources
 from tramontane.drivers.base import DriverUnavailableError
-from tramontane.drivers.slurm import orders
+from tramontane.drivers.slurm import driver, orders
 from tramontane.drivers.slurm.driver import SlurmDriver
 from tramontane.runtime.clock import SystemIds
 
@@ -312,6 +312,26 @@ def test_a_second_job_of_an_id_does_nothing(world: SlurmWorld) -> None:
     assert world.starts(replica_id) == 1
     world.driver.ensure(replica_id, "r1n1", world.tiny())
     assert len(world.jobs()[replica_id]) == 3
+
+
+def test_what_is_only_hidden_is_not_lost(
+    slurm: SlurmCluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PrivateData hides the jobs of tenants from an ``admin_user`` without rights."""
+    monkeypatch.setattr(driver, "MISSING_S", 0.2)
+    monkeypatch.setattr(driver, "RESOLVE_EVERY_S", 0.2)
+    with open_world(slurm, admin_user="tmt-b") as world:
+        world.driver.submit(attempt_id := new_attempt(), world.job("sleep 60"))
+
+        def told() -> bool:
+            assert not world.attempt(attempt_id).state.is_over
+            return "AdminLevel=Operator" in caplog.text
+
+        until(told, "the hint")
+        assert "user tmt-b does not see" in caplog.text
+        (number,) = world.jobs()[attempt_id]
+        slurm.run("scancel", str(number))
+        assert world.until_over(attempt_id).state is AttemptState.CANCELLED  # its user saw that
 
 
 def test_what_slurm_forgot_is_found_in_accounting(slurm: SlurmCluster, world: SlurmWorld) -> None:

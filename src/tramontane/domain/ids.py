@@ -46,6 +46,13 @@ def prefix_of(value: str) -> str | None:
     return match["prefix"] if match else None
 
 
+def check(value: str, prefix: str) -> None:
+    """Raise ValueError unless ``value`` is an id of this kind."""
+    if prefix_of(value) != prefix:
+        msg = f"{value!r} is no id that begins with {prefix}_"
+        raise ValueError(msg)
+
+
 def is_dns_label(name: str) -> bool:
     """Tell whether ``name`` is an RFC 1123 label: 1-63 of a-z, 0-9 and inner hyphens."""
     return _DNS_LABEL.fullmatch(name) is not None

@@ -139,6 +139,7 @@ PriorityUsageResetPeriod=NONE
 PriorityWeightQOS=10000
 PreemptType=preempt/qos
 PreemptMode=REQUEUE
+PrivateData=accounts,jobs,reservations,usage,users
 {nodes}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
@@ -167,6 +168,7 @@ StorageType=accounting_storage/mysql
 StorageHost=localhost
 StorageUser=root
 StorageLoc=slurm
+PrivateData=accounts,jobs,usage,users
 """
 
 

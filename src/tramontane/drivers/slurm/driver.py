@@ -47,6 +47,7 @@ ABSENT_S: Final = 30.0
 ACTS_MAX: Final = 100_000
 TIDY_EVERY_S: Final = 10.0  # per job
 HURRY_S: Final = 10.0  # from asking a runner to end now to having Slurm end it
+HIDDEN_EVERY_S: Final = 600.0
 _DRAIN, _END_NOW = 10, 2  # SIGUSR1 and SIGINT, the same on every Linux
 
 log = logging.getLogger(__name__)
@@ -146,7 +147,7 @@ class SlurmDriver:
         self, replica_id: str, node_name: str, launch: LaunchSpec, peers: Sequence[str] = ()
     ) -> None:
         """Submit the replica with its nodes required, unless that was ever done."""
-        _check_id(replica_id, ids.REPLICA)
+        ids.check(replica_id, ids.REPLICA)
 
         def order(seen: Seen) -> tuple[JobOrder, str]:
             listed = {node.name for node in seen.nodes}
@@ -160,7 +161,7 @@ class SlurmDriver:
 
     def submit(self, attempt_id: str, launch: JobLaunch, node_name: str | None = None) -> None:  # noqa: ARG002 (Slurm chooses)
         """Submit the attempt, unless that was ever done; Slurm queues it and chooses its nodes."""
-        _check_id(attempt_id, ids.ATTEMPT)
+        ids.check(attempt_id, ids.ATTEMPT)
 
         def order(seen: Seen) -> tuple[JobOrder, str]:
             made, user = orders.attempt_order(self._office, attempt_id, launch, seen.partition)
@@ -223,7 +224,7 @@ class SlurmDriver:
 
     def remove_job(self, job_id: str, attempt_ids: Sequence[str], tenancy: Tenancy) -> bool:
         """Remove a piece of the job's folder; a cluster that is silent may still run it."""
-        _check_id(job_id, ids.JOB)
+        ids.check(job_id, ids.JOB)
         seen = self._listing.current()
         self._look(seen)
         living = [id_ for id_ in attempt_ids if self._may_live(id_, seen)]
@@ -393,12 +394,24 @@ class SlurmDriver:
             return  # unknown is not gone
         now = time.monotonic()
         for id_ in missing:
-            entry = entries[id_]
-            if id_ in found and attempt_state(found[id_]).is_over:
-                self._known.learn(id_, found[id_], now)
-            elif now - (entry.missing_since or now) >= MISSING_S:
-                log.warning("%s: Slurm lost job %d of %s", self._cluster, entry.job.job_id, id_)
-                self._known.learn(id_, lost(entry.job, self._clock.now_ms() // 1000), now)
+            entry, ended = entries[id_], found.get(id_)
+            if ended is None and now - (entry.missing_since or now) >= MISSING_S:
+                ended = self._look_as_owner(id_, entry.job)
+            if ended is not None and attempt_state(ended).is_over:
+                self._known.learn(id_, ended, now)
+
+    def _look_as_owner(self, id_: str, job: SlurmJob) -> SlurmJob | None:
+        """Return the job as its own user sees it, or its end when Slurm has lost it."""
+        try:
+            seen = self._api.job(job.job_id, job.user)
+        except DriverUnavailableError:
+            return None  # unknown is not gone
+        if seen is None:
+            log.warning("%s: Slurm lost job %d of %s", self._cluster, job.job_id, id_)
+            return lost(job, self._clock.now_ms() // 1000)
+        if self._is_time("hidden", "", HIDDEN_EVERY_S):
+            log.error("%s: %s", self._cluster, self._api.hidden_hint)
+        return seen
 
     def _release(self, id_: str, job: SlurmJob) -> None:
         """Finish a submission that was interrupted before its rack was asked for."""
@@ -481,9 +494,3 @@ class SlurmDriver:
             act()
         except (DriverUnavailableError, ValueError) as error:
             log.warning("%s: %s; tried again later", self._cluster, error)
-
-
-def _check_id(id_: str, prefix: str) -> None:
-    if ids.prefix_of(id_) != prefix:
-        msg = f"{id_!r} is no id that begins with {prefix}_"
-        raise ValueError(msg)

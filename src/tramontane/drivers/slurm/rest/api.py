@@ -24,6 +24,11 @@ from tramontane.drivers.slurm.rest.client import NoAddressError, RestClient, Tok
 NAMES_MAX: Final = 100  # in one question: they stand in its address
 _TOKEN_HINT: Final = "is jwt_key the cluster's own, and do the clocks agree?"  # noqa: S105 (words)
 
+_HIDDEN: Final = (
+    "user {user} does not see jobs of tenants: with PrivateData in slurm.conf it needs"
+    " AdminLevel=Operator"
+)
+
 Read = TypeVar("Read")
 
 
@@ -56,6 +61,22 @@ class SlurmApi:
         return _read(
             lambda: [reading.job(r) for r in reading.records(document, "jobs") if is_wanted(r)]
         )
+
+    def job(self, job_id: int, user: str) -> SlurmJob | None:
+        """Return a job as its own ``user`` sees it, None when slurmctld does not know it."""
+        try:
+            document = self._controller("GET", f"job/{job_id}", user)
+        except problems.SlurmRefusalError as error:
+            if error.number == problems.INVALID_JOB_ID:
+                return None
+            raise DriverUnavailableError(f"job {job_id} is not shown: {error}") from error
+        listed = _read(lambda: [reading.job(r) for r in reading.records(document, "jobs")])
+        return next((job for job in listed if job.job_id == job_id), None)
+
+    @property
+    def hidden_hint(self) -> str:
+        """What to do when a job's own user sees it and ``admin_user`` does not."""
+        return _HIDDEN.format(user=self._admin_user)
 
     def nodes(self) -> list[SlurmNode]:
         """Return all nodes."""
