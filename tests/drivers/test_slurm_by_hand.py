@@ -12,7 +12,7 @@ from tramontane.drivers.slurm import jobs
 from tramontane.drivers.slurm.dialects.records import ExitStatus, SlurmJob
 from tramontane.drivers.slurm.known import Known
 
-FOLDER = f"/work/tmt-a/jobs/job_a/attempts/{ATT}"
+FOLDER = f"/shared/tmt-a/jobs/job_a/attempts/{ATT}"
 # What was seen of slurmctld 22.05.8 while it put a job back into its queue, and after.
 LEAVING = in_state("COMPLETING", restarts=1, start_s=1090)
 QUEUED = in_state(
@@ -143,7 +143,7 @@ def test_ours_stays_ours_under_another_name(changed: dict[str, Any]) -> None:
     told(known, 1, running)
     job, _ = told(known, 2, replace(running, **changed))
     assert job == replace(running, is_renamed=True)
-    strangers = replace(RUNNING, folder="/work/tmt-a/another", **changed)  # the number came again
+    strangers = replace(RUNNING, folder="/shared/tmt-a/another", **changed)  # the number came again
     assert jobs.ours([strangers], INS, {"tmt-a"}, known.alive()) == {}
     if "comment" in changed:
         eves = replace(running, user="eve", **changed)

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.reconcilers.test_jobs import Killed, World
+from tests.reconcilers.test_jobs import World
+from tests.support.cuts import Cut, Killed
 from tests.support.jobs import job_of
 from tests.support.planning import typed_id
 from tramontane.domain import ids
@@ -274,17 +275,9 @@ def test_killed_at_any_write_or_call(keeper: Keeper, cut: int) -> None:
     first, second = keeper.done(1, array=2), keeper.done(2)
     bills = [keeper.billed(first), keeper.billed(second)]
     keeper.driver.attempts.pieces[first.id] = 2
-    left = [cut]
-
-    def may_die(done: Any) -> Any:
-        left[0] -= 1
-        if left[0] == 0:
-            raise Killed
-        return done
-
-    write, remove = keeper.db.write, keeper.driver.remove_job
-    keeper.db.write = lambda fn: may_die(write(fn))  # type: ignore[method-assign]
-    keeper.driver.remove_job = lambda *given: may_die(remove(*given))  # type: ignore[method-assign]
+    killed = Cut(cut)
+    keeper.db.write = killed.around(keeper.db.write)  # type: ignore[method-assign]
+    keeper.driver.remove_job = killed.around(keeper.driver.remove_job)  # type: ignore[method-assign]
     for days in (31, 60):
         keeper.clock.advance(days * DAY_MS)
         for _ in range(10):
@@ -292,7 +285,7 @@ def test_killed_at_any_write_or_call(keeper: Keeper, cut: int) -> None:
                 keeper.retention.step()
             except Killed:
                 keeper.retention = keeper.new_retention()
-    assert left[0] <= 0, "it was killed"
+    assert killed.has_come, "it was killed"
     assert keeper.listed() == []
     assert keeper.pieces(first) == keeper.pieces(second) == 0
     assert [keeper.billed(first), keeper.billed(second)] == bills

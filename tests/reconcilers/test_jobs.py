@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.cuts import Cut, Killed
 from tests.support.jobs import job_of as plain_job
 from tests.support.planning import (
     GIB,
@@ -335,10 +336,6 @@ def test_the_quota_holds_where_tramontane_places(world: World) -> None:
     assert world.statuses(job) == ["succeeded"] * 3
 
 
-class Killed(BaseException):
-    """The control plane was killed here."""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("cut", range(1, 12))
 def test_killed_at_any_call(either: World, cut: int) -> None:
@@ -346,23 +343,15 @@ def test_killed_at_any_call(either: World, cut: int) -> None:
     either.driver.add_fault(FailAttempt(1))
     either.driver.add_fault(Evict(2))
     job = either.submit(array=2, retries=1)
-    left = [cut]
-
-    def may_die(done: Any) -> Any:
-        left[0] -= 1
-        if left[0] == 0:
-            raise Killed
-        return done
-
-    write, submit = either.db.write, either.driver.submit
-    either.db.write = lambda fn: may_die(write(fn))  # type: ignore[method-assign]
-    either.driver.submit = lambda *given: may_die(submit(*given))  # type: ignore[method-assign]
+    killed = Cut(cut)
+    either.db.write = killed.around(either.db.write)  # type: ignore[method-assign]
+    either.driver.submit = killed.around(either.driver.submit)  # type: ignore[method-assign]
     for _ in range(150):
         try:
             either.passes()
         except Killed:
             either.jobs = either.new_reconciler()
-    assert left[0] <= 0, "it was killed"
+    assert killed.has_come, "it was killed"
     assert str(either.job(job).status) == "succeeded"
     assert len(either.driver.attempts.all()) == 4
     assert {a.id for a in either.attempts(job)} == set(either.driver.attempts.starts)
