@@ -73,7 +73,7 @@ _RESPONSES_INTERVAL_S: Final = 5.0
 _RETENTION: Final = "retention"
 _RETENTION_INTERVAL_S: Final = 15.0
 # A wish to drain or resume a node is carried out within this.
-_HEALTH_INTERVAL_S: Final = 2.0
+_HEALTH_INTERVAL_S: Final = 4.0
 _FINISH_REQUESTS_S: Final = 5
 _TICK_S: Final = 1.0
 _DEMO_FILE: Final = Path("models", "demo", "tramontane-demo-q8_0.gguf")
